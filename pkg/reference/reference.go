@@ -1,0 +1,188 @@
+// Package reference owns names: which registry, repository, tag and digest a request means.
+//
+// It parses the paths of the OCI distribution API and the three ways in which a client can say the registry. It
+// knows nothing of where content is or may be found, and imports nothing of ours.
+package reference
+
+import (
+	_ "crypto/sha256" // digest.Validate refuses algorithms that are not linked in.
+	_ "crypto/sha512"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	dref "github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// DockerHub is the registry of names that say none, and the one whose single names live below "library/".
+	DockerHub = "docker.io"
+
+	// maxNameLength bounds registry and repository each; distribution/reference has it for repositories.
+	maxNameLength = dref.RepositoryNameTotalLengthMax
+
+	// maxComponents bounds how deeply a repository nests. Registries that nest stop at about twenty.
+	maxComponents = 32
+)
+
+var (
+	registryGrammar  = regexp.MustCompile(`^` + dref.DomainRegexp.String() + `$`)
+	componentGrammar = regexp.MustCompile(`^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*$`)
+	tagGrammar       = regexp.MustCompile(`^` + dref.TagRegexp.String() + `$`)
+)
+
+// Repository is a repository of one registry. The zero value names nothing.
+type Repository struct {
+	// Registry is the registry's host with its port, if it has one, in lower case: "quay.io", "localhost:5000".
+	Registry string
+	// Path is the repository's name inside the registry: "library/nginx".
+	Path string
+}
+
+// String gives the full name, registry included.
+func (r Repository) String() string { return r.Registry + "/" + r.Path }
+
+// Reference names a manifest or a blob in a repository: by tag or by digest, never by both.
+type Reference struct {
+	Repository
+	Tag    string
+	Digest digest.Digest
+}
+
+// Object gives what the reference names inside its repository: the tag or the digest.
+func (r Reference) Object() string {
+	if r.Digest != "" {
+		return r.Digest.String()
+	}
+	return r.Tag
+}
+
+// String gives the full name as users write it: "docker.io/library/nginx:1.27" or "…/nginx@sha256:…".
+func (r Reference) String() string {
+	switch {
+	case r.Digest != "":
+		return r.Repository.String() + "@" + r.Digest.String()
+	case r.Tag != "":
+		return r.Repository.String() + ":" + r.Tag
+	}
+	return r.Repository.String()
+}
+
+// Code is an error code of the distribution specification ("Error Codes").
+type Code string
+
+// The codes that a name can be refused with.
+const (
+	CodeNameInvalid     Code = "NAME_INVALID"
+	CodeDigestInvalid   Code = "DIGEST_INVALID"
+	CodeManifestInvalid Code = "MANIFEST_INVALID"
+	CodeUnsupported     Code = "UNSUPPORTED"
+)
+
+// Error says which part of a request is no valid name, and why.
+type Error struct {
+	Code    Code
+	Message string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func invalid(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// ParseRegistry checks and normalises a registry host with an optional port. Docker Hub's other name becomes
+// docker.io, as in every reference that users write.
+func ParseRegistry(host string) (string, error) {
+	if len(host) > maxNameLength || !registryGrammar.MatchString(host) {
+		return "", invalid(CodeNameInvalid, "registry %s is not a host with an optional port", quote(host))
+	}
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		if port, err := strconv.ParseUint(host[i+1:], 10, 16); err != nil || port == 0 {
+			return "", invalid(CodeNameInvalid, "registry %s has a port that is not between 1 and 65535", quote(host))
+		}
+	}
+	host = strings.ToLower(host)
+	if host == "index.docker.io" {
+		return DockerHub, nil
+	}
+	return host, nil
+}
+
+// NewRepository checks a repository path and joins it to a registry that ParseRegistry gave.
+func NewRepository(registry, path string) (Repository, error) {
+	if len(path) > maxNameLength {
+		return Repository{}, invalid(CodeNameInvalid, "repository name of %d characters is longer than %d", len(path), maxNameLength)
+	}
+	components := strings.Split(path, "/")
+	if len(components) > maxComponents {
+		return Repository{}, invalid(CodeNameInvalid, "repository name nests %d deep, more than %d", len(components), maxComponents)
+	}
+	for _, c := range components {
+		if !componentGrammar.MatchString(c) {
+			return Repository{}, invalid(CodeNameInvalid, "repository name %s: component %s breaks the grammar of names", quote(path), quote(c))
+		}
+	}
+	if registry == DockerHub && len(components) == 1 {
+		path = "library/" + path
+	}
+	return Repository{Registry: registry, Path: path}, nil
+}
+
+// ParseDigest checks a digest: sha256 or sha512, as the image specification registers them.
+func ParseDigest(s string) (digest.Digest, error) {
+	d := digest.Digest(s)
+	if err := d.Validate(); err != nil {
+		return "", invalid(CodeDigestInvalid, "digest %s: %v", quote(s), err)
+	}
+	if a := d.Algorithm(); a != digest.SHA256 && a != digest.SHA512 {
+		return "", invalid(CodeDigestInvalid, "digest %s: algorithm %q is neither sha256 nor sha512", quote(s), a)
+	}
+	return d, nil
+}
+
+// ParseTag checks a tag.
+func ParseTag(s string) (string, error) {
+	if !tagGrammar.MatchString(s) {
+		return "", invalid(CodeManifestInvalid, "tag %s breaks the grammar of tags", quote(s))
+	}
+	return s, nil
+}
+
+// Parse reads a full reference as Reference.String and users write it. A registry that is missing is Docker Hub.
+func Parse(s string) (Reference, error) {
+	named, err := dref.ParseDockerRef(s)
+	if err != nil {
+		return Reference{}, invalid(CodeNameInvalid, "reference %s: %v", quote(s), err)
+	}
+	registry, err := ParseRegistry(dref.Domain(named))
+	if err != nil {
+		return Reference{}, err
+	}
+	repo, err := NewRepository(registry, dref.Path(named))
+	if err != nil {
+		return Reference{}, err
+	}
+	ref := Reference{Repository: repo}
+	switch n := named.(type) {
+	case dref.Canonical:
+		ref.Digest, err = ParseDigest(n.Digest().String())
+	case dref.Tagged:
+		ref.Tag, err = ParseTag(n.Tag())
+	}
+	if err != nil {
+		return Reference{}, err
+	}
+	return ref, nil
+}
+
+// quote makes outside input safe and short enough for an error message.
+func quote(s string) string {
+	const most = 80
+	if len(s) > most {
+		return strconv.QuoteToASCII(s[:most]) + "…"
+	}
+	return strconv.QuoteToASCII(s)
+}
