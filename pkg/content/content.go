@@ -76,3 +76,11 @@ func ReadAll(ctx context.Context, b Blob, limit int64) ([]byte, error) {
 	}
 	return buf.Bytes(), nil
 }
+
+// Arriving is a Blob whose bytes may not be there yet.
+type Arriving interface {
+	Blob
+	// Ready waits until CopyRange from off would give at least one byte at once, so that whoever answers a request
+	// knows that there is an answer before the first of it leaves.
+	Ready(ctx context.Context, off int64) error
+}

@@ -1,0 +1,178 @@
+// Package flight brings one blob at a time to this node: a flight per blob, however many ask for it.
+//
+// A flight reads the blob's bytes from its sources into a spool, in any order and each byte once, and gives them to
+// its readers in order while the rest is still arriving. The whole is verified against its digest before the last
+// bytes leave; then the store that made the spool keeps it. Where bytes come from, and which blob a request means, is
+// for others to say.
+package flight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+var (
+	// ErrBusy says that the node has as many flights as it may have.
+	ErrBusy = errors.New("too many flights at once")
+	// ErrMismatch says that what the sources sent is not the blob that its digest names.
+	ErrMismatch = errors.New("content does not match its digest")
+	// ErrClosed says that the group was closed.
+	ErrClosed = errors.New("flights are closed")
+	// errAbandoned ends a flight that nobody reads any more.
+	errAbandoned = errors.New("nobody reads it any more")
+)
+
+// Source is where bytes of one blob come from, such as a repository of an upstream registry. It resumes, retries and
+// keeps deadlines by itself: an error of it is final for the flight. Two sources of the same name are the same.
+type Source interface {
+	// Open starts to read the blob at off, up to end, or to the blob's end if end is negative.
+	Open(ctx context.Context, off, end int64) (Stream, error)
+	// String names the source in logs and errors.
+	String() string
+}
+
+// Stream is one read of a source. Its Read waits for at most as long as the source's deadlines allow.
+type Stream interface {
+	io.ReadCloser
+	// Size is the size of the whole blob in bytes.
+	Size() int64
+	// Ranged tells whether the source can start anywhere. A source that can't is never read in two places at once.
+	Ranged() bool
+}
+
+// Spool is the file that a blob arrives in. Its readers' files outlive Commit and Discard.
+type Spool interface {
+	io.WriterAt
+	io.ReaderAt
+	// Reader opens the file once more, with an offset of its own.
+	Reader() (*os.File, error)
+	// Commit keeps the file as the blob, whose digest the caller has verified.
+	Commit(ctx context.Context, mediaType string) error
+	// Discard gives the file up.
+	Discard() error
+}
+
+// Config is what a group needs.
+type Config struct {
+	// Create makes the spool for a blob of that many bytes, with room for all of them.
+	Create func(dgst digest.Digest, size int64) (Spool, error)
+	// Grace is how long a flight goes on that nobody reads any more. A client that comes back in time, or one that
+	// pulls the same image elsewhere on the node, finds what has arrived. 30 seconds by default; negative ends
+	// abandoned flights at once.
+	Grace time.Duration
+	// Max is how many flights there are at once; more are refused with ErrBusy. Each has a spool and up to
+	// four connections. 256 by default.
+	Max int
+
+	Log        logr.Logger
+	Registerer prometheus.Registerer
+}
+
+// Group is the flights of this node. It is safe for concurrent use.
+type Group struct {
+	cfg     Config
+	ctx     context.Context // Flights live on it, never on the context of a request.
+	cancel  context.CancelCauseFunc
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	flights map[digest.Digest]*flight
+	closed  bool
+
+	ended *prometheus.CounterVec
+}
+
+// New makes a group without flights.
+func New(cfg Config) *Group {
+	if cfg.Grace == 0 {
+		cfg.Grace = 30 * time.Second
+	}
+	if cfg.Max == 0 {
+		cfg.Max = 256
+	}
+	g := &Group{cfg: cfg, flights: map[digest.Digest]*flight{}}
+	g.ctx, g.cancel = context.WithCancelCause(context.Background())
+	factory := promauto.With(cfg.Registerer)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kioo_flights", Help: "Blobs that are on their way to this node.",
+	}, func() float64 {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return float64(len(g.flights))
+	})
+	g.ended = factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "kioo_flights_ended_total", Help: "Flights by how they ended: complete, mismatch, abandoned or failed.",
+	}, []string{"result"})
+	return g
+}
+
+// Join boards the blob's flight and starts it if there is none. src is added to what the flight can read from. size
+// is what the caller knows of the blob's size, negative if nothing; sources that say otherwise are not believed. Join
+// returns when the size is known, and at the latest when ctx ends. The caller closes the reader.
+func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, src Source) (*Reader, error) {
+	f, err := g.board(dgst, size, src)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.sized(ctx); err != nil {
+		f.leave()
+		return nil, err
+	}
+	file, err := f.spool.Reader()
+	if err != nil {
+		f.leave()
+		return nil, fmt.Errorf("open spool of %s: %w", dgst, err)
+	}
+	return &Reader{flight: f, file: file}, nil
+}
+
+// board finds or starts the flight and counts the caller as one of its readers.
+func (g *Group) board(dgst digest.Digest, size int64, src Source) (*flight, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, ErrClosed
+	}
+	if f, ok := g.flights[dgst]; ok && f.enter(src) {
+		return f, nil
+	}
+	if len(g.flights) >= g.cfg.Max {
+		return nil, fmt.Errorf("%w: %d", ErrBusy, g.cfg.Max)
+	}
+	f := newFlight(g, dgst, size, src)
+	g.flights[dgst] = f
+	g.running.Add(1)
+	go func() {
+		defer g.running.Done()
+		f.run()
+	}()
+	return f, nil
+}
+
+// forget makes room for a new flight of the same blob.
+func (g *Group) forget(f *flight) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.flights[f.dgst] == f {
+		delete(g.flights, f.dgst)
+	}
+}
+
+// Close ends all flights, whose readers then see ErrClosed, and returns when the last of them has let go of its spool.
+func (g *Group) Close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.cancel(ErrClosed)
+	g.running.Wait()
+}

@@ -1,0 +1,179 @@
+package flight
+
+import (
+	"context"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+)
+
+// notify wakes everybody who waits for a change. Called with mu held.
+func (f *flight) notify() {
+	if f.changed != nil {
+		close(f.changed)
+		f.changed = nil
+	}
+}
+
+// wait waits for the next change. Called with mu held, and returns with it held.
+func (f *flight) wait(ctx context.Context) error {
+	if f.changed == nil {
+		f.changed = make(chan struct{})
+	}
+	changed := f.changed
+	f.mu.Unlock()
+	defer f.mu.Lock()
+	select {
+	case <-changed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// enter counts one more reader. A flight that has failed takes none.
+func (f *flight) enter(src Source) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return false
+	}
+	f.readers++
+	if f.grace != nil {
+		f.grace.Stop()
+		f.grace = nil
+	}
+	if !slices.ContainsFunc(f.sources, func(s Source) bool { return s.String() == src.String() }) {
+		f.sources = append(f.sources, src)
+	}
+	return true
+}
+
+// leave counts one reader less. The last one leaves the flight its grace.
+func (f *flight) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readers--
+	if f.readers > 0 || f.err != nil || f.verified {
+		return
+	}
+	if f.group.cfg.Grace < 0 {
+		f.cancel(errAbandoned)
+		return
+	}
+	var grace *time.Timer
+	grace = time.AfterFunc(f.group.cfg.Grace, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.grace == grace && f.readers == 0 {
+			f.cancel(errAbandoned)
+		}
+	})
+	f.grace = grace
+}
+
+// sized waits until the blob's size is known and its spool made.
+func (f *flight) sized(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.err == nil && f.spool == nil {
+		if err := f.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return f.err
+}
+
+// available waits until at least one byte at off may be given out, and tells how many may be from there on. At the
+// blob's end it waits for the verdict.
+func (f *flight) available(ctx context.Context, off int64) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		if f.err != nil {
+			return 0, f.err
+		}
+		if f.verified {
+			return f.size - off, nil
+		}
+		if n := min(f.have.endFrom(off), f.size-withheld) - off; n > 0 {
+			return n, nil
+		}
+		f.hurry(off)
+		if err := f.wait(ctx); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// hurry opens a stream at off if none will be there soon. Called with mu held, once the size is known.
+func (f *flight) hurry(off int64) {
+	if f.sequential || len(f.streams) >= maxStreams || f.have.endFrom(off) > off || off >= f.size {
+		return
+	}
+	end := f.gap(off).end
+	for _, s := range f.streams {
+		if s.pos <= off && off < s.end {
+			if off-s.pos <= jump {
+				return
+			}
+			s.end, end = off, s.end
+			break
+		}
+	}
+	f.start(off, end)
+}
+
+// Reader is a blob that may still be arriving, as one reader sees it. It belongs to one goroutine.
+type Reader struct {
+	flight *flight
+	file   *os.File
+}
+
+var _ content.Arriving = (*Reader)(nil)
+
+// Size implements content.Blob.
+func (r *Reader) Size() int64 { return r.flight.size }
+
+// MediaType implements content.Blob. A blob on its way has none.
+func (r *Reader) MediaType() string { return "" }
+
+// Ready implements content.Arriving.
+func (r *Reader) Ready(ctx context.Context, off int64) error {
+	_, err := r.flight.available(ctx, off)
+	return err
+}
+
+// CopyRange implements content.Blob. Bytes that have arrived go from the spool to w by sendfile(2).
+func (r *Reader) CopyRange(ctx context.Context, w io.Writer, off, n int64) (int64, error) {
+	if err := content.CheckRange(r.Size(), off, n); err != nil {
+		return 0, err
+	}
+	var written int64
+	for written < n {
+		available, err := r.flight.available(ctx, off+written)
+		if err != nil {
+			return written, err
+		}
+		m, err := content.CopyFile(ctx, w, r.file, off+written, min(available, n-written))
+		written += m
+		if err != nil {
+			return written, err
+		}
+	}
+	return written, nil
+}
+
+// Close leaves the flight. Closing twice does nothing more.
+func (r *Reader) Close() error {
+	if r.file == nil {
+		return nil
+	}
+	err := r.file.Close()
+	r.file = nil
+	r.flight.leave()
+	return err
+}

@@ -1,0 +1,322 @@
+package flight
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// maxStreams bounds the connections that one flight reads from at once: the first, and those that readers far
+	// ahead of it made it open.
+	maxStreams = 4
+	// jump is how far ahead of a stream a reader waits for it rather than have another opened there. It is about what
+	// a connection brings in the time that a new one takes to get going.
+	jump = 8 << 20
+	// withheld is how many of the last bytes wait for the verdict on the digest. One would do for safety; a blob of
+	// fewer arrives whole before its first byte leaves, so that small content is never sent in part.
+	withheld = 32 << 10
+	// bufferSize is how much of a stream is read before it is written and shown to the readers.
+	bufferSize = 256 << 10
+)
+
+// flight is one blob on its way. Everything below mu is guarded by it; what is above never changes.
+type flight struct {
+	group  *Group
+	dgst   digest.Digest
+	log    logr.Logger
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	done   chan struct{} // Closed when streams are needed no more: all has arrived, or the flight has failed.
+
+	mu      sync.Mutex
+	changed chan struct{} // Closed at the next change. Made by who waits.
+	readers int
+	grace   *time.Timer // Runs while there are no readers.
+
+	sources    []Source
+	dead       int // The sources before this one have failed. There is always one that has not, or err is set.
+	size       int64
+	spool      Spool // Set once, together with size, before any reader gets out of sized.
+	have       spans
+	streams    []*stream
+	working    sync.WaitGroup // The goroutines of streams.
+	sequential bool           // A source does not do ranges: one stream only.
+
+	hasher   hash.Hash
+	hashed   int64
+	hashing  bool // Somebody is at the hasher, and will look for more before it leaves.
+	verified bool
+	err      error
+}
+
+// stream is one goroutine that reads a span. The end of the span moves towards it when another takes over from there.
+type stream struct {
+	pos, end int64
+}
+
+func newFlight(g *Group, dgst digest.Digest, size int64, src Source) *flight {
+	f := &flight{
+		group: g, dgst: dgst, size: size, sources: []Source{src}, readers: 1,
+		hasher: dgst.Algorithm().Hash(), log: g.cfg.Log.WithValues("digest", dgst), done: make(chan struct{}),
+	}
+	f.ctx, f.cancel = context.WithCancelCause(g.ctx)
+	return f
+}
+
+// run is the flight's life. It returns when no goroutine of the flight is left and the spool is someone else's.
+func (f *flight) run() {
+	began := time.Now()
+	f.mu.Lock()
+	f.start(0, -1)
+	f.mu.Unlock()
+
+	select {
+	case <-f.done:
+	case <-f.ctx.Done():
+		f.fail(context.Cause(f.ctx))
+	}
+	f.cancel(nil)
+	f.working.Wait()
+	err := f.land()
+	f.group.forget(f)
+
+	f.mu.Lock()
+	if f.grace != nil {
+		f.grace.Stop()
+	}
+	f.mu.Unlock()
+	f.group.ended.WithLabelValues(result(err)).Inc()
+	switch {
+	case err == nil:
+		f.log.V(1).Info("blob arrived", "bytes", f.size, "duration", time.Since(began))
+	case errors.Is(err, ErrMismatch):
+		f.log.Error(err, "blob refused", "bytes", f.size)
+	default:
+		f.log.V(1).Info("flight ended", "reason", err.Error())
+	}
+}
+
+// land gives the spool to the store or back.
+func (f *flight) land() error {
+	f.mu.Lock()
+	err, spool := f.err, f.spool
+	f.mu.Unlock()
+	if spool == nil {
+		return err
+	}
+	if err != nil {
+		// Whoever comes next starts clean, also while the spool is still being given back.
+		f.group.forget(f)
+		if derr := spool.Discard(); derr != nil {
+			f.log.Error(derr, "discard spool")
+		}
+		return err
+	}
+	// The readers have everything already, so that this may take as long as the disk needs. It is not for the
+	// group's end to stop it: what arrived is worth keeping.
+	if cerr := spool.Commit(context.WithoutCancel(f.ctx), ""); cerr != nil {
+		f.log.Info("blob not kept", "reason", cerr.Error())
+		if derr := spool.Discard(); derr != nil {
+			f.log.Error(derr, "discard spool")
+		}
+	}
+	return nil
+}
+
+func result(err error) string {
+	switch {
+	case err == nil:
+		return "complete"
+	case errors.Is(err, ErrMismatch):
+		return "mismatch"
+	case errors.Is(err, errAbandoned), errors.Is(err, ErrClosed):
+		return "abandoned"
+	}
+	return "failed"
+}
+
+// start opens a stream for [off, end); end is negative while the size is unknown. Called with mu held.
+func (f *flight) start(off, end int64) {
+	s := &stream{pos: off, end: end}
+	f.streams = append(f.streams, s)
+	f.working.Add(1)
+	go func() {
+		defer f.working.Done()
+		f.fill(s)
+	}()
+}
+
+// fill reads the stream's span and then whatever else is missing and nobody reads.
+func (f *flight) fill(s *stream) {
+	buf := make([]byte, bufferSize)
+	for {
+		if err := f.copySpan(s, buf); err != nil {
+			f.fail(err)
+			return
+		}
+		if !f.next(s) {
+			return
+		}
+	}
+}
+
+// copySpan reads the stream's span from the first source that has not failed yet.
+func (f *flight) copySpan(s *stream, buf []byte) error {
+	for {
+		src, index, pos, end := f.plan(s)
+		if src == nil || pos == end {
+			return nil
+		}
+		err := f.copyFrom(src, s, pos, end, buf)
+		switch {
+		case err == nil: // At the end of the span, which plan sees.
+		case f.ctx.Err() != nil:
+			return context.Cause(f.ctx)
+		case errors.As(err, &fatal{}):
+			return err
+		default:
+			f.giveUp(index, fmt.Errorf("%s: %w", src, err))
+		}
+	}
+}
+
+// fatal is an error that no other source can mend.
+type fatal struct{ error }
+
+func (f fatal) Unwrap() error { return f.error }
+
+// plan says what the stream reads next, and from whom. No source: the flight is over.
+func (f *flight) plan(s *stream) (src Source, index int, pos, end int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return nil, 0, 0, 0
+	}
+	return f.sources[f.dead], f.dead, s.pos, s.end
+}
+
+// giveUp marks the source as failed and, if it was the last, the flight.
+func (f *flight) giveUp(index int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.dead != index: // Another stream has seen it first.
+	case f.dead == len(f.sources)-1:
+		f.end(err)
+	default:
+		f.dead++
+		f.log.Info("next source", "reason", err.Error(), "source", f.sources[f.dead].String())
+	}
+}
+
+// copyFrom reads one source from pos until the span ends or the source fails.
+func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) error {
+	in, err := src.Open(f.ctx, pos, end)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := f.opened(in, s); err != nil {
+		return err
+	}
+	if in.Size() == 0 {
+		return f.judge()
+	}
+	for {
+		n, rerr := in.Read(buf)
+		if n > 0 {
+			more, err := f.arrived(s, buf[:n])
+			if err != nil || !more {
+				return err
+			}
+		}
+		switch {
+		case rerr == io.EOF:
+			return io.ErrUnexpectedEOF // Before the end of the span, for there arrived returns.
+		case rerr != nil:
+			return rerr
+		}
+	}
+}
+
+// opened takes note of what a source says of the blob, and makes the spool if it is the first to say.
+func (f *flight) opened(in Stream, s *stream) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.size >= 0 && in.Size() != f.size {
+		return fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), f.size)
+	}
+	if !in.Ranged() {
+		f.sequential = true
+	}
+	if f.spool != nil {
+		return nil
+	}
+	spool, err := f.group.cfg.Create(f.dgst, in.Size())
+	if err != nil {
+		return fatal{fmt.Errorf("make spool: %w", err)}
+	}
+	f.spool, f.size, s.end = spool, in.Size(), in.Size()
+	f.notify()
+	return nil
+}
+
+// arrived stores bytes of a stream and shows them to the readers. It tells whether the stream's span goes on.
+func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
+	f.mu.Lock()
+	off := s.pos
+	p = p[:min(int64(len(p)), s.end-off)]
+	f.mu.Unlock()
+	// Nobody else writes here: spans of streams never overlap, and a cut end is only ever ahead of what is read.
+	if _, err := f.spool.WriteAt(p, off); err != nil {
+		return false, fatal{fmt.Errorf("write spool: %w", err)}
+	}
+	f.mu.Lock()
+	s.pos += int64(len(p))
+	f.have.add(off, s.pos)
+	more = s.pos < s.end
+	f.notify()
+	hash := !f.hashing
+	f.hashing = true
+	f.mu.Unlock()
+	if hash {
+		err = f.verify(p, off)
+	}
+	return more, err
+}
+
+// next finds a gap for a stream that is through with its span. There is none: the stream ends.
+func (f *flight) next(s *stream) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		if gap := f.gap(0); gap.start < gap.end {
+			s.pos, s.end = gap.start, gap.end
+			return true
+		}
+	}
+	for i, other := range f.streams {
+		if other == s {
+			f.streams = append(f.streams[:i], f.streams[i+1:]...)
+			break
+		}
+	}
+	return false
+}
+
+// gap gives the first span at or after off that neither has arrived nor is being read. Called with mu held.
+func (f *flight) gap(off int64) span {
+	taken := append(spans(nil), f.have...)
+	for _, s := range f.streams {
+		taken.add(s.pos, s.end)
+	}
+	return taken.gapFrom(off, f.size)
+}
