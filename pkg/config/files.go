@@ -1,0 +1,103 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// maxNamedFile bounds the files that a configuration names. A bundle of all public authorities has 250 KiB.
+const maxNamedFile = 4 << 20
+
+// absolute makes all paths absolute: those that are not start at base.
+func (c *Config) absolute(base string) {
+	paths := []*string{&c.DataDir, &c.Credentials.DockerConfig}
+	for i := range c.Registries {
+		for j := range c.Registries[i].Endpoints {
+			e := &c.Registries[i].Endpoints[j]
+			paths = append(paths, &e.CAFile, &e.ClientCertFile, &e.ClientKeyFile)
+		}
+	}
+	for _, p := range paths {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(base, *p)
+		}
+	}
+}
+
+// unusable finds the files that the configuration names and that can't be used. Better the start stops than a pull
+// next week.
+func (c *Config) unusable() []Problem {
+	v := new(validation)
+	if path := c.Credentials.DockerConfig; path != "" {
+		data, err := readNamed(path)
+		if err == nil && !json.Valid(data) {
+			err = fmt.Errorf("%s is not JSON", path)
+		}
+		v.unusable("credentials.dockerConfig", err)
+	}
+	for i, r := range c.Registries {
+		for j, e := range r.Endpoints {
+			e.unusable(v, fmt.Sprintf("registries[%d].endpoints[%d]", i, j))
+		}
+	}
+	return v.problems
+}
+
+func (v *validation) unusable(field string, err error) {
+	if err != nil {
+		v.add(field, "%v", err)
+	}
+}
+
+func (e *Endpoint) unusable(v *validation, field string) {
+	if e.CAFile != "" {
+		data, err := readNamed(e.CAFile)
+		if err == nil && !x509.NewCertPool().AppendCertsFromPEM(data) {
+			err = fmt.Errorf("%s holds no PEM certificate", e.CAFile)
+		}
+		v.unusable(field+".caFile", err)
+	}
+	if e.ClientCertFile == "" || e.ClientKeyFile == "" {
+		return
+	}
+	cert, certErr := readNamed(e.ClientCertFile)
+	key, keyErr := readNamed(e.ClientKeyFile)
+	v.unusable(field+".clientCertFile", certErr)
+	v.unusable(field+".clientKeyFile", keyErr)
+	if certErr != nil || keyErr != nil {
+		return
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		v.add(field+".clientCertFile", "%s and %s do not make a pair: %v", e.ClientCertFile, e.ClientKeyFile, err)
+	}
+}
+
+// readNamed reads a file that the configuration names. Only regular files: reading a pipe could wait for ever.
+func readNamed(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxNamedFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxNamedFile {
+		return nil, errors.New(path + " is larger than a file of its kind can be")
+	}
+	return data, nil
+}

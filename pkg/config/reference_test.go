@@ -1,0 +1,174 @@
+package config
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+)
+
+// referenceFile is the documentation of the format: every field, with its default and what its comment in Go says.
+const referenceFile = "../../docs/configuration.yaml"
+
+// example is what the documentation shows: the defaults, and one registry with everything that an entry can have.
+func example() *Config {
+	c := Default()
+	c.DataDir = "/var/lib/kioo"
+	r := DefaultRegistry()
+	r.Host = "registry.example.com"
+	r.Endpoints = []Endpoint{{URL: "https://registry.example.com"}}
+	c.Registries = []Registry{r}
+	return c
+}
+
+func TestReference(t *testing.T) {
+	docs := fieldDocs(t)
+	var root yaml.Node
+	if err := root.Encode(example()); err != nil {
+		t.Fatal(err)
+	}
+	document(t, docs, reflect.TypeFor[Config](), &root)
+	var out strings.Builder
+	out.WriteString("# The configuration of a Kioo mirror: every field with its default, and one registry as an example.\n" +
+		"# A file needs the first two fields and what differs. Written from pkg/config; change it there.\n\n")
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := enc.Encode(&root); err != nil {
+		t.Fatal(err)
+	}
+	// Go writes a minute as 1m0s.
+	text := regexp.MustCompile(`m0s\n`).ReplaceAllString(out.String(), "m\n")
+	golden(t, referenceFile, text)
+
+	got, err := Load(referenceFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(example(), got); diff != "" {
+		t.Errorf("the documentation is not the defaults (-default +documentation):\n%s", diff)
+	}
+}
+
+// document puts the comments of a section's fields into its YAML.
+func document(t *testing.T, docs map[string]string, section reflect.Type, n *yaml.Node) {
+	t.Helper()
+	if len(n.Content) != 2*section.NumField() {
+		t.Fatalf("%s has %d fields in YAML and %d in Go", section, len(n.Content)/2, section.NumField())
+	}
+	for i := range section.NumField() {
+		f, key, value := section.Field(i), n.Content[2*i], n.Content[2*i+1]
+		if key.Value != f.Tag.Get("yaml") {
+			t.Fatalf("%s.%s is %s in YAML", section, f.Name, key.Value)
+		}
+		key.HeadComment = docs[section.Name()+"."+f.Name]
+		typ, inner := f.Type, value
+		if typ.Kind() == reflect.Slice && len(value.Content) > 0 {
+			typ, inner = typ.Elem(), value.Content[0]
+		}
+		if typ.Kind() == reflect.Struct {
+			document(t, docs, typ, inner)
+		}
+	}
+}
+
+// fieldDocs gives the comments of all fields as Section.Field. A field without one fails the test; so does a value that
+// does not say what happens without it.
+func fieldDocs(t *testing.T) map[string]string {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs := make(map[string]string)
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.TypeSpec)
+		if !ok {
+			return true
+		}
+		section, ok := spec.Type.(*ast.StructType)
+		if !ok {
+			return true
+		}
+		for _, f := range section.Fields.List {
+			name := spec.Name.Name + "." + f.Names[0].Name
+			text := strings.TrimSpace(f.Doc.Text())
+			if !strings.HasPrefix(text, f.Names[0].Name+" ") {
+				t.Errorf("%s is not documented by a comment that begins with its name", name)
+			}
+			ident, ok := f.Type.(*ast.Ident)
+			isSection := ok && ast.IsExported(ident.Name) && ident.Name != "Bytes"
+			if !isSection && !strings.Contains(text, "Default: ") && !strings.Contains(text, "Required") {
+				t.Errorf("%s does not say its default, or that it is required", name)
+			}
+			yamlName := reflect.StructTag(strings.Trim(f.Tag.Value, "`")).Get("yaml")
+			docs[name] = strings.Replace(text, f.Names[0].Name, yamlName, 1)
+		}
+		return true
+	})
+	return docs
+}
+
+// TestRoundTrip changes every single field, writes the configuration and reads it again.
+func TestRoundTrip(t *testing.T) {
+	want := &Config{
+		APIVersion: APIVersion, Kind: Kind, DataDir: "/data",
+		Mirror: Mirror{
+			Listen: []string{"0.0.0.0:1", "[::]:2"}, AllowRemote: true, PathPrefix: "/p", DefaultRegistry: "quay.io",
+			MaxConnections: 1, MaxHops: 1,
+		},
+		Metrics: Metrics{Listen: "127.0.0.1:3"},
+		Registries: []Registry{{
+			Host: "quay.io", Block: true, MaxConcurrentRequests: 7,
+			Endpoints: []Endpoint{{
+				URL: "https://quay.io", CAFile: "/ca.pem", ClientCertFile: "/cert.pem", ClientKeyFile: "/key.pem",
+				SendNamespace: true, RepositoryPrefix: "proxy",
+			}},
+		}},
+		Credentials: Credentials{DockerConfig: "/config.json"},
+		Upstream: Upstream{
+			ConnectTimeout: 1e9, FirstByteTimeout: 2e9, ProgressTimeout: 3e9, QueueTimeout: 11e9, Attempts: 2,
+			RetryWithin: 12e9,
+		},
+		Flights:  Flights{Grace: 4e9, Max: 5},
+		Cache:    Cache{MaxBytes: 6 << 20, SpoolBytes: 6 << 10, MaxBlobs: 7, MaxTags: 8},
+		Tags:     Tags{FreshFor: 8e9, StaleIfError: true, NegativeFor: 9e9},
+		Log:      Log{Level: "debug", Format: "json"},
+		Shutdown: Shutdown{Timeout: 10e9},
+	}
+	noZeroes(t, "", reflect.ValueOf(want).Elem())
+	data, err := yaml.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse("kioo.yaml", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("writing and reading changed the configuration (-written +read):\n%s", diff)
+	}
+}
+
+// noZeroes fails if a field has its zero value, because a field that is not read would pass.
+func noZeroes(t *testing.T, path string, v reflect.Value) {
+	t.Helper()
+	if v.IsZero() {
+		t.Errorf("%s is zero, so the test shows nothing for it", path)
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			noZeroes(t, join(path, v.Type().Field(i).Name), v.Field(i))
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			noZeroes(t, path, v.Index(i))
+		}
+	}
+}
