@@ -1,0 +1,107 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Install builds a Go program of a published module at a version and returns its file. The program is built once per
+// user and version and kept in the user's cache directory; of several processes that ask at the same time one builds
+// and the others wait.
+func Install(ctx context.Context, pkg, version string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("install %s: %w", pkg, err)
+	}
+	dir := filepath.Join(cache, "kioo-tools", path.Base(pkg)+"-"+version)
+	program := filepath.Join(dir, path.Base(pkg))
+	if isFile(program) {
+		return program, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("install %s: %w", pkg, err)
+	}
+	unlock, err := lock(ctx, dir+".lock")
+	if err != nil {
+		return "", fmt.Errorf("install %s: %w", pkg, err)
+	}
+	defer unlock()
+	if isFile(program) {
+		return program, nil // Whoever held the lock has built it.
+	}
+	if err := install(ctx, pkg+"@"+version, dir, path.Base(pkg)); err != nil {
+		return "", fmt.Errorf("install %s@%s: %w", pkg, version, err)
+	}
+	return program, nil
+}
+
+// install builds in a directory of its own and renames: a program is there whole or not at all.
+func install(ctx context.Context, target, dir, name string) error {
+	tmp, err := os.MkdirTemp(dir, "build-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", target)
+	cmd.Dir = tmp // Outside of any module, so that ours says nothing about the program's dependencies.
+	cmd.Env = append(os.Environ(), "GOBIN="+tmp, "GOFLAGS=-mod=mod", "GOWORK=off", "CGO_ENABLED=0", "GOOS=", "GOARCH=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name))
+}
+
+// Build builds one of this module's programs, such as "./cmd/kioo", into dir and returns its file.
+func Build(ctx context.Context, pkg, dir string) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("build %s: find the module: %w", pkg, err)
+	}
+	program := filepath.Join(dir, path.Base(pkg))
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, pkg)
+	cmd.Dir = strings.TrimSpace(string(out))
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
+	}
+	return program, nil
+}
+
+func isFile(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// lock takes a lock that all processes of this machine share. The kernel gives it back when its holder dies.
+func lock(ctx context.Context, name string) (unlock func(), err error) {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			_ = file.Close()
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		select {
+		case <-ctx.Done():
+			_ = file.Close()
+			return nil, fmt.Errorf("lock %s, which another process holds: %w", name, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
