@@ -20,6 +20,9 @@ import (
 // ErrNotFound says that a store does not hold what was asked for. A miss is not a failure.
 var ErrNotFound = errors.New("not held here")
 
+// ErrNoSpace says that a store has no room for what it should keep, and can't make any.
+var ErrNoSpace = errors.New("no space left for it")
+
 // Blob is one blob, open for reading; it stays readable until Close, whatever the store does meanwhile. Blobs may
 // still be arriving: then reading waits. A Blob belongs to one goroutine.
 type Blob interface {

@@ -22,6 +22,8 @@ import (
 )
 
 var (
+	// ErrHeld says that the blob has arrived since the caller looked: it is in the store that made the spool.
+	ErrHeld = errors.New("blob has arrived meanwhile")
 	// ErrBusy says that the node has as many flights as it may have.
 	ErrBusy = errors.New("too many flights at once")
 	// ErrMismatch says that what the sources sent is not the blob that its digest names.
@@ -31,6 +33,16 @@ var (
 	// errAbandoned ends a flight that nobody reads any more.
 	errAbandoned = errors.New("nobody reads it any more")
 )
+
+// Error says why a flight failed. Readers can tell it from their own writer's or context's errors by its type.
+type Error struct {
+	Digest digest.Digest
+	Err    error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("fetch %s: %v", e.Digest, e.Err) }
+
+func (e *Error) Unwrap() error { return e.Err }
 
 // Source is where bytes of one blob come from, such as a repository of an upstream registry. It resumes, retries and
 // keeps deadlines by itself: an error of it is final for the flight. Two sources of the same name are the same.
@@ -58,7 +70,7 @@ type Spool interface {
 	Reader() (*os.File, error)
 	// Commit keeps the file as the blob, whose digest the caller has verified.
 	Commit(ctx context.Context, mediaType string) error
-	// Discard gives the file up.
+	// Discard lets go of the file, which is gone then unless Commit kept it.
 	Discard() error
 }
 
@@ -66,6 +78,8 @@ type Spool interface {
 type Config struct {
 	// Create makes the spool for a blob of that many bytes, with room for all of them.
 	Create func(dgst digest.Digest, size int64) (Spool, error)
+	// Held tells whether the store that makes the spools has a blob by now. It must not wait for anything.
+	Held func(dgst digest.Digest) bool
 	// Grace is how long a flight goes on that nobody reads any more. A client that comes back in time, or one that
 	// pulls the same image elsewhere on the node, finds what has arrived. 30 seconds by default; negative ends
 	// abandoned flights at once.
@@ -118,7 +132,8 @@ func New(cfg Config) *Group {
 
 // Join boards the blob's flight and starts it if there is none. src is added to what the flight can read from. size
 // is what the caller knows of the blob's size, negative if nothing; sources that say otherwise are not believed. Join
-// returns when the size is known, and at the latest when ctx ends. The caller closes the reader.
+// returns when the size is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look
+// into the store again.
 func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, src Source) (*Reader, error) {
 	f, err := g.board(dgst, size, src)
 	if err != nil {
@@ -145,6 +160,9 @@ func (g *Group) board(dgst digest.Digest, size int64, src Source) (*flight, erro
 	}
 	if f, ok := g.flights[dgst]; ok && f.enter(src) {
 		return f, nil
+	}
+	if g.cfg.Held(dgst) { // A flight lands in the store before it leaves the table, so this looks after the last one.
+		return nil, ErrHeld
 	}
 	if len(g.flights) >= g.cfg.Max {
 		return nil, fmt.Errorf("%w: %d", ErrBusy, g.cfg.Max)

@@ -84,7 +84,15 @@ func (f *flight) sized(ctx context.Context) error {
 			return err
 		}
 	}
-	return f.err
+	return f.failure()
+}
+
+// failure is what readers are told. Called with mu held.
+func (f *flight) failure() error {
+	if f.err == nil {
+		return nil
+	}
+	return &Error{Digest: f.dgst, Err: f.err}
 }
 
 // available waits until at least one byte at off may be given out, and tells how many may be from there on. At the
@@ -94,7 +102,7 @@ func (f *flight) available(ctx context.Context, off int64) (int64, error) {
 	defer f.mu.Unlock()
 	for {
 		if f.err != nil {
-			return 0, f.err
+			return 0, f.failure()
 		}
 		if f.verified {
 			return f.size - off, nil

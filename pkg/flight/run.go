@@ -113,22 +113,16 @@ func (f *flight) land() error {
 		return err
 	}
 	if err != nil {
-		// Whoever comes next starts clean, also while the spool is still being given back.
-		f.group.forget(f)
-		if derr := spool.Discard(); derr != nil {
-			f.log.Error(derr, "discard spool")
-		}
-		return err
-	}
-	// The readers have everything already, so that this may take as long as the disk needs. It is not for the
-	// group's end to stop it: what arrived is worth keeping.
-	if cerr := spool.Commit(context.WithoutCancel(f.ctx), ""); cerr != nil {
+		f.group.forget(f) // Whoever comes next starts clean, also while the spool is still being given back.
+	} else if cerr := spool.Commit(context.WithoutCancel(f.ctx), ""); cerr != nil {
+		// The readers have everything already, so that Commit may take as long as the disk needs. It is not for the
+		// group's end to stop it: what arrived is worth keeping.
 		f.log.Info("blob not kept", "reason", cerr.Error())
-		if derr := spool.Discard(); derr != nil {
-			f.log.Error(derr, "discard spool")
-		}
 	}
-	return nil
+	if derr := spool.Discard(); derr != nil {
+		f.log.Error(derr, "let go of spool")
+	}
+	return err
 }
 
 func result(err error) string {

@@ -1,0 +1,530 @@
+package flight_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr/testr"
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/content/cache"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// origin is a source that serves a blob from memory, counts what it sends, and breaks as it is told.
+type origin struct {
+	name   string
+	body   []byte
+	size   int64         // What it says of the size; len(body) if zero.
+	breaks int64         // Breaks before this byte, if positive.
+	silent bool          // Starts at the beginning, whatever is asked.
+	gate   chan struct{} // If not nil, one receive for each read.
+
+	mu    sync.Mutex
+	sent  int64
+	opens []int64
+}
+
+func (o *origin) String() string { return o.name }
+
+func (o *origin) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	if o.body == nil {
+		return nil, errors.New("has nothing")
+	}
+	o.mu.Lock()
+	o.opens = append(o.opens, off)
+	o.mu.Unlock()
+	if end < 0 {
+		end = int64(len(o.body))
+	}
+	return &passage{o: o, ctx: ctx, off: off, end: end}, nil
+}
+
+type passage struct {
+	o        *origin
+	ctx      context.Context
+	off, end int64
+}
+
+func (p *passage) Size() int64 {
+	if p.o.size != 0 {
+		return p.o.size
+	}
+	return int64(len(p.o.body))
+}
+func (p *passage) Ranged() bool { return !p.o.silent }
+func (p *passage) Close() error { return nil }
+
+func (p *passage) Read(buf []byte) (int, error) {
+	if p.o.gate != nil {
+		select {
+		case <-p.o.gate:
+		case <-p.ctx.Done():
+			return 0, p.ctx.Err()
+		}
+	}
+	if p.off >= p.end {
+		return 0, io.EOF
+	}
+	if p.o.breaks > 0 && p.off >= p.o.breaks {
+		return 0, errors.New("connection reset")
+	}
+	n := copy(buf[:min(len(buf), 64<<10)], p.o.body[p.off:p.end])
+	p.off += int64(n)
+	p.o.mu.Lock()
+	p.o.sent += int64(n)
+	p.o.mu.Unlock()
+	return n, nil
+}
+
+func (o *origin) counted() (sent int64, opens int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sent, len(o.opens)
+}
+
+func randomBody(n int) []byte {
+	rng := rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16)})
+	body := make([]byte, n)
+	_, _ = rng.Read(body)
+	return body
+}
+
+type fixture struct {
+	*flight.Group
+	cache *cache.Cache
+}
+
+func setup(t *testing.T, change func(*flight.Config)) fixture {
+	t.Helper()
+	c, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 1 << 30, Log: testr.New(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := flight.Config{
+		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) { return c.Create(dgst, size) },
+		Held: func(dgst digest.Digest) bool {
+			blob, err := c.Open(t.Context(), dgst)
+			return err == nil && blob.Close() == nil
+		},
+		Log: testr.New(t),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	g := flight.New(cfg)
+	t.Cleanup(func() {
+		g.Close()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return fixture{g, c}
+}
+
+func read(ctx context.Context, r *flight.Reader, off, n int64) ([]byte, error) {
+	var buf bytes.Buffer
+	_, err := r.CopyRange(ctx, &buf, off, n)
+	return buf.Bytes(), err
+}
+
+func TestManyReadersOneCopy(t *testing.T) {
+	f := setup(t, nil)
+	body := randomBody(5 << 20)
+	dgst := digest.FromBytes(body)
+	src := &origin{name: "a", body: body}
+	var group sync.WaitGroup
+	for i := range 64 {
+		group.Go(func() {
+			off := int64(i%3) * 1000
+			got := &comparer{want: body[off:]}
+			n, err := copyTo(t.Context(), f, dgst, src, got, off)
+			if err != nil || n != int64(len(body))-off || got.differs {
+				t.Errorf("reader %d: %d bytes, right: %v, %v", i, n, !got.differs, err)
+			}
+		})
+	}
+	group.Wait()
+	if sent, _ := src.counted(); sent != int64(len(body)) {
+		t.Errorf("source sent %d bytes of %d", sent, len(body))
+	}
+	blob := eventuallyHeld(t, f.cache, dgst)
+	defer blob.Close()
+	if got, err := content.ReadAll(t.Context(), blob, 1<<30); err != nil || !bytes.Equal(got, body) {
+		t.Errorf("kept blob: %d bytes, %v", len(got), err)
+	}
+}
+
+// copyTo reads a blob from off on as the mirror does: by flight, or from the store if it arrives meanwhile.
+func copyTo(ctx context.Context, f fixture, dgst digest.Digest, src flight.Source, w io.Writer, off int64) (int64, error) {
+	var blob content.Blob
+	blob, err := f.Join(ctx, dgst, -1, src)
+	if errors.Is(err, flight.ErrHeld) {
+		blob, err = f.cache.Open(ctx, dgst)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer blob.Close()
+	return blob.CopyRange(ctx, w, off, blob.Size()-off)
+}
+
+// comparer is a writer that compares, so that many readers need no memory.
+type comparer struct {
+	want    []byte
+	differs bool
+}
+
+func (c *comparer) Write(p []byte) (int, error) {
+	if !bytes.HasPrefix(c.want, p) {
+		c.differs = true
+		return len(p), nil
+	}
+	c.want = c.want[len(p):]
+	return len(p), nil
+}
+
+// eventuallyHeld waits for the commit, which comes after the readers have their bytes.
+func eventuallyHeld(t *testing.T, c *cache.Cache, dgst digest.Digest) content.Blob {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		blob, err := c.Open(t.Context(), dgst)
+		if err == nil {
+			return blob
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("blob is not kept: %v", err)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for _, size := range []int{0, 1, 32 << 10, 32<<10 + 1, 64<<10 - 1, 1 << 20} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			f := setup(t, nil)
+			body := randomBody(size)
+			r, err := f.Join(t.Context(), digest.FromBytes(body), int64(size), &origin{name: "a", body: body})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if err := r.Ready(t.Context(), 0); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
+// TestRangesAhead has a reader far ahead of the first stream: it gets its bytes without what lies before, and nothing
+// is sent twice.
+func TestRangesAhead(t *testing.T) {
+	f := setup(t, nil)
+	body := randomBody(40 << 20)
+	src := &origin{name: "a", body: body, gate: make(chan struct{})}
+	stop := make(chan struct{})
+	defer close(stop)
+	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	done := make(chan error, 1)
+	go func() {
+		got, err := read(t.Context(), r, 30<<20, 1<<20)
+		if err == nil && !bytes.Equal(got, body[30<<20:31<<20]) {
+			err = errors.New("wrong bytes")
+		}
+		done <- err
+	}()
+	reads := 0
+	for waiting := true; waiting; {
+		select {
+		case src.gate <- struct{}{}:
+			reads++
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			waiting = false
+		}
+	}
+	// One mebibyte is 16 reads; the first stream may have had as many, and then some for the scheduling.
+	if reads > 200 {
+		t.Errorf("a mebibyte ahead took %d reads of 64 KiB", reads)
+	}
+	go func() {
+		for {
+			select {
+			case src.gate <- struct{}{}:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
+		t.Fatalf("whole: %d bytes, %v", len(got), err)
+	}
+	if sent, opens := src.counted(); sent != int64(len(body)) || opens < 2 {
+		t.Errorf("source sent %d bytes of %d in %d streams", sent, len(body), opens)
+	}
+}
+
+func TestNoRangesMeansOneStream(t *testing.T) {
+	f := setup(t, nil)
+	body := randomBody(40 << 20)
+	src := &origin{name: "a", body: body, silent: true}
+	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := read(t.Context(), r, 30<<20, 10<<20); err != nil || !bytes.Equal(got, body[30<<20:]) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	if _, opens := src.counted(); opens != 1 {
+		t.Errorf("%d streams from a source without ranges", opens)
+	}
+}
+
+func TestMismatchIsWithheldAndForgotten(t *testing.T) {
+	f := setup(t, nil)
+	body := randomBody(1 << 20)
+	wrong := bytes.Clone(body)
+	wrong[5] ^= 1
+	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, &origin{name: "liar", body: wrong})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := read(t.Context(), r, 0, r.Size())
+	if !errors.Is(err, flight.ErrMismatch) || len(got) >= len(body) {
+		t.Errorf("got %d bytes of %d and error %v", len(got), len(body), err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := f.cache.Open(t.Context(), digest.FromBytes(body)); !errors.Is(err, content.ErrNotFound) {
+		t.Errorf("the cache has it: %v", err)
+	}
+	r, err = f.Join(t.Context(), digest.FromBytes(body), -1, &origin{name: "liar", body: body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
+		t.Errorf("second try: %d bytes, %v", len(got), err)
+	}
+}
+
+func TestSources(t *testing.T) {
+	body := randomBody(3 << 20)
+	longer := append(bytes.Clone(body), 1)
+	for _, test := range []struct {
+		name   string
+		first  *origin
+		second *origin
+		hint   int64
+		fails  bool
+	}{
+		{name: "second goes on where the first broke", first: &origin{body: body, breaks: 1 << 20}, second: &origin{body: body}, hint: -1},
+		{name: "second is asked when the first has nothing", first: &origin{}, second: &origin{body: body}, hint: -1},
+		{name: "a source of another size is passed over", first: &origin{body: longer}, second: &origin{body: body}, hint: int64(len(body))},
+		{name: "short of what it says", first: &origin{body: body[:1<<20], size: int64(len(body))}, second: &origin{body: body}, hint: -1},
+		{name: "both break", first: &origin{body: body, breaks: 1}, second: &origin{body: body, breaks: 1 << 20}, hint: -1, fails: true},
+		{name: "both have nothing", first: &origin{}, second: &origin{}, hint: -1, fails: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := setup(t, nil)
+			test.first.name, test.second.name = "first", "second"
+			test.first.gate = make(chan struct{})
+			dgst := digest.FromBytes(body)
+			join := func(src flight.Source) ([]byte, error) {
+				r, err := f.Join(t.Context(), dgst, test.hint, src)
+				if err != nil {
+					return nil, err
+				}
+				defer r.Close()
+				return read(t.Context(), r, 0, r.Size())
+			}
+			type result struct {
+				got []byte
+				err error
+			}
+			results := make(chan result, 2)
+			// The first source hangs at its gate until both have joined, unless it fails at once.
+			for _, src := range []flight.Source{test.first, test.second} {
+				go func() {
+					got, err := join(src)
+					results <- result{got, err}
+				}()
+				if src == flight.Source(test.first) && test.first.body != nil && test.first.size == 0 && len(test.first.body) == len(body) {
+					for _, opens := test.first.counted(); opens == 0; _, opens = test.first.counted() {
+						time.Sleep(time.Millisecond)
+					}
+				}
+			}
+			var got []result
+			for len(got) < 2 {
+				select {
+				case test.first.gate <- struct{}{}:
+				case r := <-results:
+					got = append(got, r)
+				}
+			}
+			succeeded := 0
+			for _, r := range got {
+				if r.err == nil && bytes.Equal(r.got, body) {
+					succeeded++
+				} else if r.err == nil {
+					t.Errorf("%d bytes that are not the blob", len(r.got))
+				}
+			}
+			if test.fails != (succeeded == 0) {
+				t.Errorf("%d of 2 readers succeeded: %v, %v", succeeded, got[0].err, got[1].err)
+			}
+		})
+	}
+}
+
+// TestAbandoned shows both ends of the grace: a flight that somebody comes back to, and one that nobody does.
+func TestAbandoned(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		t.Run(fmt.Sprint(back), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				spool := &memorySpool{body: make([]byte, 1<<20)}
+				g := flight.New(flight.Config{
+					Create: func(digest.Digest, int64) (flight.Spool, error) { return spool.open(t) },
+					Held:   func(digest.Digest) bool { return false },
+					Grace:  30 * time.Second, Log: testr.New(t),
+				})
+				defer g.Close()
+				body := randomBody(1 << 20)
+				src := &origin{name: "a", body: body, gate: make(chan struct{})}
+				r, err := g.Join(t.Context(), digest.FromBytes(body), -1, src)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Close()
+				time.Sleep(29 * time.Second)
+				if back {
+					if r, err = g.Join(t.Context(), digest.FromBytes(body), -1, src); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				if _, opens := src.counted(); opens != 1 {
+					t.Errorf("%d streams", opens)
+				}
+				if spool.discarded() == back {
+					t.Errorf("two seconds after the grace the spool is given up: %v", !back)
+				}
+				if back {
+					r.Close()
+				}
+			})
+		})
+	}
+}
+
+func TestSlowReaderHoldsNobodyUp(t *testing.T) {
+	f := setup(t, nil)
+	body := randomBody(4 << 20)
+	src := &origin{name: "a", body: body}
+	slow, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	in, out := io.Pipe() // Nobody reads it for now.
+	done := make(chan error, 1)
+	go func() {
+		_, err := slow.CopyRange(t.Context(), out, 0, slow.Size())
+		done <- errors.Join(err, out.Close())
+	}()
+	fast, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fast.Close()
+	if got, err := read(t.Context(), fast, 0, fast.Size()); err != nil || !bytes.Equal(got, body) {
+		t.Fatalf("fast reader: %d bytes, %v", len(got), err)
+	}
+	got, err := io.ReadAll(in)
+	if err != nil || !bytes.Equal(got, body) {
+		t.Errorf("slow reader: %d bytes, %v", len(got), err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	f := setup(t, func(c *flight.Config) { c.Max = 1 })
+	a, b := randomBody(1<<20), randomBody(2<<20)
+	src := &origin{name: "a", body: a, gate: make(chan struct{})}
+	r, err := f.Join(t.Context(), digest.FromBytes(a), -1, src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := f.Join(t.Context(), digest.FromBytes(b), -1, &origin{name: "b", body: b}); !errors.Is(err, flight.ErrBusy) {
+		t.Errorf("second flight: %v", err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("gone"))
+	if _, err := r.CopyRange(ctx, io.Discard, 0, r.Size()); err == nil || err.Error() != "gone" {
+		t.Errorf("a reader whose context has ended: %v", err)
+	}
+	if _, err := r.CopyRange(t.Context(), io.Discard, 1, r.Size()); err == nil {
+		t.Error("a range outside of the blob was read")
+	}
+	f.Close()
+	if _, err := r.CopyRange(t.Context(), io.Discard, 0, r.Size()); !errors.Is(err, flight.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	if _, err := f.Join(t.Context(), digest.FromBytes(a), -1, src); !errors.Is(err, flight.ErrClosed) {
+		t.Errorf("Join after Close: %v", err)
+	}
+}
+
+func TestThrough(t *testing.T) {
+	for _, size := range []int{0, 1, 32 << 10, 32<<10 + 1, 1 << 20} {
+		body := randomBody(size)
+		p, err := flight.Through(t.Context(), digest.FromBytes(body), &origin{name: "a", body: body})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got bytes.Buffer
+		if n, err := p.CopyRange(t.Context(), &got, 0, p.Size()); err != nil || n != p.Size() || !bytes.Equal(got.Bytes(), body) {
+			t.Errorf("%d bytes: got %d, %v", size, n, err)
+		}
+		p.Close()
+		if size == 0 {
+			continue
+		}
+		wrong := bytes.Clone(body)
+		wrong[0] ^= 1
+		p, err = flight.Through(t.Context(), digest.FromBytes(body), &origin{name: "a", body: wrong})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := p.CopyRange(t.Context(), io.Discard, 0, p.Size()); !errors.Is(err, flight.ErrMismatch) || n >= int64(size) {
+			t.Errorf("wrong bytes: gave out %d of %d, %v", n, size, err)
+		}
+		p.Close()
+	}
+}
