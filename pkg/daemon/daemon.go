@@ -1,0 +1,259 @@
+// Package daemon wires the parts of a node's mirror: what starts in which order, health, and shutdown.
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+
+	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/content/cache"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/registry"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config is what a daemon needs.
+type Config struct {
+	// Config is the node's configuration, validated.
+	Config *config.Config
+	Log    logr.Logger
+	// Version is told to upstream and in the metrics.
+	Version string
+}
+
+// Daemon is one node's mirror.
+type Daemon struct {
+	cfg     *config.Config
+	log     logr.Logger
+	metrics *prometheus.Registry
+
+	cache    *cache.Cache
+	upstream *upstream.Client
+	flights  *flight.Group
+	mirror   *mirror.Mirror
+	server   *registry.Server
+	status   *status
+
+	listeners []net.Listener
+	watched   net.Listener // Metrics and health; nil if off.
+	ready     chan struct{}
+}
+
+// New opens the store and the listeners, so that whatever is wrong shows before anything runs. Run closes them.
+func New(cfg Config) (_ *Daemon, err error) {
+	d := &Daemon{cfg: cfg.Config, log: cfg.Log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(cfg.Version))
+	if err := d.openStores(); err != nil {
+		return nil, err
+	}
+	pseudonym := "kioo-" + rand.Text()[:16]
+	if err := d.openUpstream(cfg.Version, pseudonym); err != nil {
+		return nil, err
+	}
+	if err := d.openMirror(pseudonym); err != nil {
+		return nil, err
+	}
+	return d, d.listen()
+}
+
+func (d *Daemon) openStores() (err error) {
+	c := d.cfg.Cache
+	d.cache, err = cache.Open(cache.Config{
+		Dir:      filepath.Join(d.cfg.DataDir, CacheDir),
+		MaxBytes: int64(c.MaxBytes), SpoolBytes: int64(c.SpoolBytes), MaxBlobs: c.MaxBlobs, MaxTags: c.MaxTags,
+		Log: d.log.WithName("cache"), Registerer: d.metrics,
+	})
+	if err != nil {
+		return fmt.Errorf("open cache: %w", err)
+	}
+	d.flights = flight.New(flight.Config{
+		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) {
+			spool, err := d.cache.Create(dgst, size)
+			if err != nil {
+				return nil, err
+			}
+			return spool, nil
+		},
+		Held: func(dgst digest.Digest) bool {
+			blob, err := d.cache.Open(context.Background(), dgst)
+			return err == nil && blob.Close() == nil
+		},
+		Grace: d.cfg.Flights.Grace, Max: d.cfg.Flights.Max,
+		Log: d.log.WithName("flight"), Registerer: d.metrics,
+	})
+	return nil
+}
+
+// CacheDir is the cache's directory below the data directory.
+const CacheDir = "cache"
+
+func (d *Daemon) openUpstream(version, pseudonym string) (err error) {
+	u := d.cfg.Upstream
+	d.upstream, err = upstream.New(upstream.Config{
+		Registries:  d.registry,
+		Credentials: d.cfg.Credentials.DockerConfig,
+		UserAgent:   "kioo/" + version,
+		Pseudonym:   pseudonym,
+		Timeouts: upstream.Timeouts{
+			Connect: u.ConnectTimeout, FirstByte: u.FirstByteTimeout, Progress: u.ProgressTimeout, Queue: u.QueueTimeout,
+		},
+		Retries:    upstream.Retries{Attempts: u.Attempts, Within: u.RetryWithin},
+		Log:        d.log.WithName("upstream"),
+		Registerer: d.metrics,
+	})
+	return err
+}
+
+// registry tells the upstream client how a registry is configured.
+func (d *Daemon) registry(host string) upstream.Registry {
+	c := d.cfg.Registry(host)
+	r := upstream.Registry{MaxConcurrent: c.MaxConcurrentRequests}
+	for _, e := range c.Endpoints {
+		r.Endpoints = append(r.Endpoints, upstream.Endpoint{
+			URL: e.URL, RepositoryPrefix: e.RepositoryPrefix, CAFile: e.CAFile,
+			ClientCertFile: e.ClientCertFile, ClientKeyFile: e.ClientKeyFile, MirrorsNamespace: e.SendNamespace,
+		})
+	}
+	return r
+}
+
+func (d *Daemon) openMirror(pseudonym string) (err error) {
+	d.mirror, err = mirror.New(mirror.Config{
+		Held:         []mirror.Held{{Name: "cache", Store: d.cache}},
+		Keeper:       d.cache,
+		Flights:      d.flights,
+		Upstream:     d.upstream,
+		Blocked:      func(host string) bool { return d.cfg.Registry(host).Block },
+		FreshFor:     d.cfg.Tags.FreshFor,
+		FailedFor:    d.cfg.Tags.NegativeFor,
+		StaleIfError: d.cfg.Tags.StaleIfError,
+		Log:          d.log.WithName("mirror"),
+		Registerer:   d.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	handler := registry.New(registry.Config{
+		Resolver:  reference.Resolver{Default: d.cfg.Mirror.DefaultRegistry, Prefix: d.cfg.Mirror.PathPrefix},
+		Mirror:    d.mirror,
+		Pseudonym: pseudonym,
+		MaxHops:   d.cfg.Mirror.MaxHops,
+		Log:       d.log.WithName("registry"), Registerer: d.metrics,
+	})
+	d.server = registry.NewServer(handler, d.cfg.Mirror.MaxConnections, d.cfg.Shutdown.Timeout, d.log.WithName("http"))
+	d.status = &status{metrics: d.metrics, log: d.log}
+	return nil
+}
+
+func (d *Daemon) listen() error {
+	for _, address := range d.cfg.Mirror.Listen {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("mirror.listen: %w", err)
+		}
+		d.listeners = append(d.listeners, l)
+	}
+	if d.cfg.Metrics.Listen == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", d.cfg.Metrics.Listen)
+	if err != nil {
+		return fmt.Errorf("metrics.listen: %w", err)
+	}
+	d.watched = l
+	return nil
+}
+
+// Addrs gives the addresses that the mirror listens on.
+func (d *Daemon) Addrs() []net.Addr {
+	var addrs []net.Addr
+	for _, l := range d.listeners {
+		addrs = append(addrs, l.Addr())
+	}
+	return addrs
+}
+
+// MetricsAddr gives the address of metrics and health, nil if they are off.
+func (d *Daemon) MetricsAddr() net.Addr {
+	if d.watched == nil {
+		return nil
+	}
+	return d.watched.Addr()
+}
+
+// Ready is closed when the mirror answers.
+func (d *Daemon) Ready() <-chan struct{} { return d.ready }
+
+// Run serves until ctx ends and then drains: answers on their way may finish within the configured time. A daemon
+// runs once.
+func (d *Daemon) Run(ctx context.Context) error {
+	// The cache and the health server outlive the answers that need them.
+	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group, groupCtx := errgroup.WithContext(behind)
+	group.Go(func() error { return d.cache.Run(groupCtx) })
+	if d.watched != nil {
+		group.Go(func() error { return d.status.run(groupCtx, d.watched) })
+	}
+	front, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(groupCtx, cancel)() // A dead part ends the daemon.
+	d.status.ready.Store(true)
+	close(d.ready)
+	d.log.Info("mirror is ready", "addresses", d.Addrs(), "dataDir", d.cfg.DataDir)
+	err := d.server.Run(front, d.listeners...)
+	d.status.ready.Store(false)
+	d.log.Info("mirror drained")
+	stop()
+	return errors.Join(err, ignoreCancel(group.Wait()), d.close())
+}
+
+// close lets go of everything that New opened, in the opposite order.
+func (d *Daemon) close() error {
+	var errs []error
+	for _, l := range append(d.listeners, d.watched) {
+		if l == nil {
+			continue
+		}
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if d.mirror != nil {
+		d.mirror.Close()
+	}
+	if d.flights != nil {
+		d.flights.Close()
+	}
+	if d.upstream != nil {
+		d.upstream.Close()
+	}
+	if d.cache != nil {
+		errs = append(errs, d.cache.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreCancel(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,167 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Blob answers a request for a blob by digest. resumed says that the client wants its end and has its beginning: then
+// a blob that broke off a moment ago is refused, so that the client gets the rest elsewhere.
+func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
+	if a, ok := m.open(ctx, ref.Digest); ok {
+		return a, nil
+	}
+	key := ref.String()
+	if err := m.failed(key); err != nil {
+		return nil, err
+	}
+	if resumed {
+		if err := m.failed(broken(ref.Digest)); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	size := int64(-1)
+	if known, ok := m.sizes.Get(ref.Digest); ok {
+		size = known
+	}
+	src := &source{client: m.cfg.Upstream, ref: ref, origin: origin}
+	reader, err := m.cfg.Flights.Join(ctx, ref.Digest, size, src)
+	if errors.Is(err, flight.ErrHeld) {
+		if a, ok := m.open(ctx, ref.Digest); ok {
+			return a, nil
+		}
+	}
+	if err == nil {
+		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref}, Descriptor: describe(ref, reader), Source: Upstream}, nil
+	}
+	if errors.Is(err, content.ErrNoSpace) && !resumed {
+		return m.through(ref, src, err)
+	}
+	m.remember(key, err)
+	return nil, err
+}
+
+// through answers without a spool, for there is no room for one.
+func (m *Mirror) through(ref reference.Reference, src flight.Source, why error) (*Answer, error) {
+	m.cfg.Log.V(1).Info("blob passes through", "ref", ref.String(), "reason", why.Error())
+	passage, err := flight.Through(m.ctx, ref.Digest, src)
+	if err != nil {
+		m.remember(ref.String(), err)
+		return nil, err
+	}
+	return &Answer{Blob: passage, Descriptor: describe(ref, passage), Source: Upstream}, nil
+}
+
+func describe(ref reference.Reference, b content.Blob) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: b.MediaType(), Digest: ref.Digest, Size: b.Size()}
+}
+
+// Stat answers a request for a blob's existence and size.
+func (m *Mirror) Stat(ctx context.Context, ref reference.Reference, origin upstream.Origin) (ocispec.Descriptor, string, error) {
+	if a, ok := m.open(ctx, ref.Digest); ok {
+		return a.Descriptor, a.Source, a.Blob.Close()
+	}
+	key := ref.String()
+	if err := m.failed(key); err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	desc, err := share(ctx, m, "stat "+key, func(ctx context.Context) (ocispec.Descriptor, error) {
+		desc, err := m.cfg.Upstream.StatBlob(ctx, ref.Repository, ref.Digest, origin)
+		if err != nil {
+			m.remember(key, err)
+		}
+		return desc, err
+	})
+	return desc, Upstream, err
+}
+
+// broken is the key under which a blob that broke off is remembered.
+func broken(dgst digest.Digest) string { return "broken " + dgst.String() }
+
+// watched notes when a blob breaks off.
+type watched struct {
+	content.Arriving
+	m   *Mirror
+	ref reference.Reference
+}
+
+// Ready implements content.Arriving.
+func (w *watched) Ready(ctx context.Context, off int64) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	err := w.Arriving.Ready(ctx, off)
+	w.note(err)
+	return err
+}
+
+// CopyRange implements content.Blob.
+func (w *watched) CopyRange(ctx context.Context, to io.Writer, off, n int64) (int64, error) {
+	written, err := w.Arriving.CopyRange(ctx, to, off, n)
+	w.note(err)
+	return written, err
+}
+
+func (w *watched) note(err error) {
+	var broke *flight.Error
+	if errors.As(err, &broke) {
+		w.m.remember(broken(w.ref.Digest), err)
+	}
+}
+
+// source is a repository of an upstream registry, as a flight sees it.
+type source struct {
+	client *upstream.Client
+	ref    reference.Reference
+	origin upstream.Origin
+}
+
+// Open implements flight.Source.
+func (s *source) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	b, err := s.client.Blob(ctx, s.ref.Repository, s.ref.Digest, off, end, s.origin)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// String implements flight.Source.
+func (s *source) String() string { return fmt.Sprintf("upstream %s", s.ref.Repository) }
+
+// Tags answers a request for a page of a repository's tags.
+func (m *Mirror) Tags(ctx context.Context, repo reference.Repository, n int, last string, origin upstream.Origin) (upstream.TagList, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	return m.cfg.Upstream.Tags(ctx, repo, n, last, origin)
+}
+
+// Referrers answers a request for the manifests that refer to one, filtered by artifact type if that is not empty.
+func (m *Mirror) Referrers(ctx context.Context, ref reference.Reference, artifactType string, origin upstream.Origin) (ocispec.Index, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	got, err := m.cfg.Upstream.Referrers(ctx, ref.Repository, ref.Digest, artifactType, origin)
+	if err != nil {
+		return ocispec.Index{}, err
+	}
+	index := got.Index
+	if artifactType != "" && !got.Filtered {
+		index.Manifests = slices.DeleteFunc(slices.Clone(index.Manifests), func(d ocispec.Descriptor) bool {
+			return d.ArtifactType != artifactType
+		})
+	}
+	if index.Manifests == nil {
+		index.Manifests = []ocispec.Descriptor{} // The specification wants a list, not null.
+	}
+	return index, nil
+}

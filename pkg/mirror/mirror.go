@@ -1,0 +1,217 @@
+// Package mirror decides how one request is answered: from what the node holds, from a flight, or not at all.
+//
+// It owns the order of sources, what a tag means and for how long, and what failed a moment ago. How requests and
+// answers look on the wire is registry's business; how bytes travel is flight's and upstream's.
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/sync/singleflight"
+)
+
+// ErrBlocked says that configuration keeps a registry from being asked or answered for.
+var ErrBlocked = errors.New("registry is blocked by configuration")
+
+const (
+	// answerWithin is how long a client waits for the first byte of an answer before it is told to go elsewhere.
+	// containerd from 2.3 on gives a mirror 30 seconds, earlier ones wait for ever.
+	answerWithin = 20 * time.Second
+	// maxRemembered bounds each of the memories: recent failures, and the sizes that manifests told.
+	maxRemembered = 1 << 14
+)
+
+// Keeper is the store that keeps what passes by.
+type Keeper interface {
+	content.TagStore
+	// Put keeps small content, verified against its descriptor.
+	Put(ctx context.Context, desc ocispec.Descriptor, body []byte) error
+	// SetTag remembers what a tag means.
+	SetTag(ctx context.Context, ref reference.Reference, tag content.Tag) error
+	// DeleteTag forgets it.
+	DeleteTag(ctx context.Context, ref reference.Reference) error
+}
+
+// Held is a store that answers first, and its name for logs and metrics.
+type Held struct {
+	Name  string
+	Store content.Store
+}
+
+// Config is what a mirror needs.
+type Config struct {
+	// Held is asked in this order before anything else.
+	Held []Held
+	// Keeper remembers manifests and tags.
+	Keeper Keeper
+	// Flights brings blobs.
+	Flights *flight.Group
+	// Upstream is asked for what is not held.
+	Upstream *upstream.Client
+	// Blocked tells which registries are neither asked nor answered for. Nil blocks none.
+	Blocked func(registry string) bool
+
+	// FreshFor is how long a tag means what it was last confirmed to mean. Longer saves upstream requests; shorter
+	// sees a moved tag sooner. Zero confirms at each request.
+	FreshFor time.Duration
+	// FailedFor is how long a failed look-up is answered with the same failure, so that a client that retries in a
+	// loop does not reach upstream each time. Zero remembers nothing.
+	FailedFor time.Duration
+	// StaleIfError answers with the last known meaning of a tag while upstream can't be asked.
+	StaleIfError bool
+
+	Now        func() time.Time
+	Log        logr.Logger
+	Registerer prometheus.Registerer
+}
+
+// Mirror answers requests. It is safe for concurrent use.
+type Mirror struct {
+	cfg      Config
+	failures *lru.Cache[string, failure]
+	sizes    *lru.Cache[digest.Digest, int64]
+	tags     *prometheus.CounterVec
+
+	shared  singleflight.Group
+	ctx     context.Context // What several clients wait for lives on it.
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// New makes a mirror.
+func New(cfg Config) (*Mirror, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Blocked == nil {
+		cfg.Blocked = func(string) bool { return false }
+	}
+	m := &Mirror{cfg: cfg}
+	var err error
+	if m.failures, err = lru.New[string, failure](maxRemembered); err != nil {
+		return nil, fmt.Errorf("make memory of failures: %w", err)
+	}
+	if m.sizes, err = lru.New[digest.Digest, int64](maxRemembered); err != nil {
+		return nil, fmt.Errorf("make memory of sizes: %w", err)
+	}
+	m.tags = promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
+		Name: "kioo_tag_lookups_total",
+		Help: "Tags resolved, by how: fresh (known for less than the freshness window), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
+	}, []string{"result"})
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	return m, nil
+}
+
+// Close ends what still runs for clients that have left, and waits for it. No request may come any more.
+func (m *Mirror) Close() {
+	m.cancel()
+	m.running.Wait()
+}
+
+// Answer is content that a request gets. Who gets it closes its Blob.
+type Answer struct {
+	Blob content.Blob
+	// Descriptor tells digest, media type and size.
+	Descriptor ocispec.Descriptor
+	// Source names where the bytes come from: a store's name or "upstream".
+	Source string
+	// Age is how long ago the tag was confirmed to mean this; zero for what was asked for by digest.
+	Age time.Duration
+	// Stale says that the tag could not be confirmed now, though it should have been.
+	Stale bool
+}
+
+// Upstream is the source of what no store had.
+const Upstream = "upstream"
+
+// Check refuses requests for registries that are blocked.
+func (m *Mirror) Check(registry string) error {
+	if registry != "" && m.cfg.Blocked(registry) {
+		return fmt.Errorf("%s: %w", registry, ErrBlocked)
+	}
+	return nil
+}
+
+// open opens held content. Stores that fail are passed over: what they hold can be had elsewhere.
+func (m *Mirror) open(ctx context.Context, dgst digest.Digest) (*Answer, bool) {
+	for _, h := range m.cfg.Held {
+		blob, err := h.Store.Open(ctx, dgst)
+		switch {
+		case err == nil:
+			desc := ocispec.Descriptor{MediaType: blob.MediaType(), Digest: dgst, Size: blob.Size()}
+			return &Answer{Blob: blob, Descriptor: desc, Source: h.Name}, true
+		case !errors.Is(err, content.ErrNotFound):
+			m.cfg.Log.Info("store failed", "store", h.Name, "digest", dgst, "reason", err.Error())
+		}
+	}
+	return nil, false
+}
+
+// share runs fn once for all who ask for the same key at the same time. It runs on the mirror's own time: a client
+// that leaves takes nothing from the others.
+func share[T any](ctx context.Context, m *Mirror, key string, fn func(context.Context) (T, error)) (T, error) {
+	type result struct {
+		value any
+		err   error
+	}
+	done := make(chan result, 1)
+	m.running.Go(func() {
+		value, err, _ := m.shared.Do(key, func() (any, error) {
+			ctx, cancel := context.WithTimeout(m.ctx, answerWithin)
+			defer cancel()
+			return fn(ctx)
+		})
+		done <- result{value, err}
+	})
+	var none T
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return none, r.err
+		}
+		return r.value.(T), nil
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// failure is a look-up that failed a moment ago.
+type failure struct {
+	err error
+	at  time.Time
+}
+
+func (m *Mirror) failed(key string) error {
+	f, ok := m.failures.Get(key)
+	if !ok {
+		return nil
+	}
+	if m.cfg.Now().Sub(f.at) >= m.cfg.FailedFor {
+		m.failures.Remove(key)
+		return nil
+	}
+	return f.err
+}
+
+// remember notes a failure, but for those that say nothing of what was looked up.
+func (m *Mirror) remember(key string, err error) {
+	if m.cfg.FailedFor <= 0 || errors.Is(err, context.Canceled) || errors.Is(err, flight.ErrBusy) ||
+		errors.Is(err, flight.ErrClosed) || errors.Is(err, flight.ErrHeld) || errors.Is(err, upstream.ErrLoop) {
+		return
+	}
+	m.failures.Add(key, failure{err: err, at: m.cfg.Now()})
+}

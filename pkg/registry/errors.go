@@ -1,0 +1,86 @@
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+)
+
+// The error codes of the distribution specification ("Error Codes") that this registry answers with, beside those of
+// package reference. RANGE_INVALID is not in it; registries in use answer so.
+const (
+	codeBlobUnknown     reference.Code = "BLOB_UNKNOWN"
+	codeManifestUnknown reference.Code = "MANIFEST_UNKNOWN"
+	codeNameUnknown     reference.Code = "NAME_UNKNOWN"
+	codeRangeInvalid    reference.Code = "RANGE_INVALID"
+)
+
+// refusal is an answer that is no content: a status, and what the body says.
+type refusal struct {
+	status  int
+	code    reference.Code
+	message string
+	header  http.Header
+}
+
+func (r *refusal) Error() string { return r.message }
+
+func refuse(status int, code reference.Code, format string, args ...any) *refusal {
+	return &refusal{status: status, code: code, message: fmt.Sprintf(format, args...)}
+}
+
+// refused turns whatever went wrong before the first byte into an answer. All that the client could get elsewhere is
+// a 404: container runtimes then go to the next host at once, where other statuses make them retry here or wait.
+func refused(kind reference.Kind, err error) *refusal {
+	var (
+		own  *refusal
+		name *reference.Error
+	)
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &name):
+		if name.Code == reference.CodeUnsupported {
+			return refuse(http.StatusNotFound, name.Code, "%s", name.Message)
+		}
+		return refuse(http.StatusBadRequest, name.Code, "%s", name.Message)
+	case errors.Is(err, upstream.ErrLoop):
+		return refuse(http.StatusLoopDetected, reference.CodeUnsupported, "%v", err)
+	case errors.Is(err, mirror.ErrBlocked):
+		return refuse(http.StatusNotFound, codeNameUnknown, "%v", err)
+	}
+	code := codeNameUnknown
+	switch kind {
+	case reference.KindBlob:
+		code = codeBlobUnknown
+	case reference.KindManifest:
+		code = codeManifestUnknown
+	}
+	return refuse(http.StatusNotFound, code, "%v", err)
+}
+
+// write sends the refusal in the specification's form.
+func (r *refusal) write(w http.ResponseWriter) {
+	type entry struct {
+		Code    reference.Code `json:"code"`
+		Message string         `json:"message"`
+	}
+	body, err := json.Marshal(struct {
+		Errors []entry `json:"errors"`
+	}{[]entry{{r.code, r.message}}})
+	if err != nil {
+		body = []byte(`{"errors":[]}`) // Two strings always marshal.
+	}
+	for name, values := range r.header {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+	w.WriteHeader(r.status)
+	_, _ = w.Write(body) // The client may have left.
+}

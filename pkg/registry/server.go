@@ -1,0 +1,133 @@
+package registry
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// headerTimeout is how long a client may take to send a request's headers.
+	headerTimeout = 10 * time.Second
+	// idleTimeout is how long a connection may wait for its next request.
+	idleTimeout = 2 * time.Minute
+	// maxHeaderBytes bounds a request's headers. Bearer tokens of registries are a few KiB.
+	maxHeaderBytes = 32 << 10
+)
+
+// Server serves a handler over HTTP and bounds what its clients can cost: connections, header sizes and times.
+type Server struct {
+	http  *http.Server
+	drain time.Duration
+}
+
+// NewServer makes a server of at most maxConnections connections. A new one beyond closes the one that has been idle
+// for longest, so that idle clients lock nobody out; if none is idle, the new one is closed. drain is how long answers
+// on their way may take once the server is told to stop.
+func NewServer(handler http.Handler, maxConnections int, drain time.Duration, log logr.Logger) *Server {
+	bound := &bound{max: maxConnections, quiet: list.New(), entries: map[net.Conn]*list.Element{}}
+	return &Server{
+		drain: drain,
+		http: &http.Server{
+			Handler:                      handler,
+			ReadHeaderTimeout:            headerTimeout,
+			IdleTimeout:                  idleTimeout,
+			MaxHeaderBytes:               maxHeaderBytes,
+			DisableGeneralOptionsHandler: true,
+			ConnState:                    bound.changed,
+			ErrorLog:                     slog.NewLogLogger(logr.ToSlogHandler(log), slog.LevelDebug),
+		},
+	}
+}
+
+// Run serves the listeners, which it closes, until ctx ends and the answers on their way have left.
+func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
+	var group errgroup.Group
+	for _, l := range listeners {
+		group.Go(func() error {
+			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	done := make(chan error, 1)
+	go func() { done <- group.Wait() }()
+	select {
+	case err := <-done: // A listener died. Without it the rest is of no use.
+		return errors.Join(err, s.http.Close())
+	case <-ctx.Done():
+	}
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
+	defer cancel()
+	err := s.http.Shutdown(deadline)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.http.Close()
+	}
+	return errors.Join(err, <-done)
+}
+
+// bound keeps the number of connections in bounds.
+type bound struct {
+	max int
+
+	mu      sync.Mutex
+	quiet   *list.List // Of net.Conn: those without a request under way, the longest quiet first.
+	entries map[net.Conn]*list.Element
+	active  int
+}
+
+// changed is http.Server's ConnState hook.
+func (b *bound) changed(c net.Conn, state http.ConnState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, known := b.entries[c]
+	switch state {
+	case http.StateNew, http.StateIdle:
+		if !known && state == http.StateIdle {
+			b.active--
+		}
+		if !known {
+			b.entries[c] = b.quiet.PushBack(c)
+		}
+		b.trim()
+	case http.StateActive:
+		if b.remove(c) {
+			b.active++
+		}
+	case http.StateClosed, http.StateHijacked:
+		if !b.remove(c) {
+			b.active--
+		}
+	}
+}
+
+// remove takes a connection off the quiet ones, and tells whether it was one.
+func (b *bound) remove(c net.Conn) bool {
+	e, ok := b.entries[c]
+	if ok {
+		b.quiet.Remove(e)
+		delete(b.entries, c)
+	}
+	return ok
+}
+
+// trim closes connections beyond the bound: the longest quiet first, which may be the new one itself. Their own
+// StateClosed takes them off the list; until then they count no more.
+func (b *bound) trim() {
+	for b.active+b.quiet.Len() > b.max && b.quiet.Len() > 0 {
+		c := b.quiet.Front().Value.(net.Conn)
+		b.remove(c)
+		b.active++ // StateClosed will take it back.
+		_ = c.Close()
+	}
+}
