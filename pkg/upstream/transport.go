@@ -1,0 +1,188 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	// maxTransports bounds how many sets of TLS files have connections of their own. They come from configuration.
+	maxTransports = 256
+	// Idle connections are kept for the next layers of a pull, not for the next pull.
+	maxIdle        = 128
+	maxIdlePerHost = 16
+	idleTimeout    = 60 * time.Second
+	// maxHeaderBytes bounds the headers of an answer.
+	maxHeaderBytes = 64 << 10
+)
+
+var (
+	errFirstByte = errors.New("no answer in time")
+	errStalled   = errors.New("no byte arrived for too long")
+)
+
+// tlsFiles are the files that a connection depends on; registries with the same ones share connections.
+type tlsFiles struct{ ca, cert, key string }
+
+func (f tlsFiles) config() (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.ca != "" {
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		pem, err := os.ReadFile(f.ca)
+		if err != nil {
+			return nil, fmt.Errorf("read certificate authority: %w", err)
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read certificate authority %s: no certificate in PEM found", f.ca)
+		}
+		cfg.RootCAs = pool
+	}
+	if f.cert == "" && f.key == "" {
+		return cfg, nil
+	}
+	load := func() (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+		if err != nil {
+			return nil, fmt.Errorf("read client certificate %q and key %q: %w", f.cert, f.key, err)
+		}
+		return &pair, nil
+	}
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	_, err := load()
+	return cfg, err
+}
+
+// transports hands out pools of connections. Safe for concurrent use.
+type transports struct {
+	cfg   Config
+	mu    sync.Mutex // Held over finding and making, so that two registries don't make a pool each.
+	cache *lru.Cache[tlsFiles, *http.Transport]
+}
+
+func newTransports(cfg Config) (*transports, error) {
+	cache, err := lru.NewWithEvict(maxTransports, func(_ tlsFiles, t *http.Transport) { t.CloseIdleConnections() })
+	if err != nil {
+		return nil, fmt.Errorf("make table of transports: %w", err)
+	}
+	return &transports{cfg: cfg, cache: cache}, nil
+}
+
+func (t *transports) get(files tlsFiles) (http.RoundTripper, error) {
+	if t.cfg.roundTripper != nil {
+		return t.cfg.roundTripper, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if tr, ok := t.cache.Get(files); ok {
+		return tr, nil
+	}
+	tlsConfig, err := files.config()
+	if err != nil {
+		return nil, err
+	}
+	// HTTP/1.1 alone: every registry speaks it, and the ranges of a blob that are fetched in parallel, or again after a
+	// stall, get connections of their own instead of sharing the fate and the window of one.
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	dialer := &net.Dialer{Timeout: t.cfg.Timeouts.Connect}
+	tr := &http.Transport{
+		Proxy:                  t.cfg.Proxy,
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    t.cfg.Timeouts.Connect,
+		DisableCompression:     true, // Digests and ranges are of the bytes as they are stored.
+		MaxIdleConns:           maxIdle,
+		MaxIdleConnsPerHost:    maxIdlePerHost,
+		IdleConnTimeout:        idleTimeout,
+		ResponseHeaderTimeout:  t.cfg.Timeouts.FirstByte,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		Protocols:              &protocols,
+	}
+	t.cache.Add(files, tr)
+	return tr, nil
+}
+
+func (t *transports) closeIdle() {
+	for _, tr := range t.cache.Values() {
+		tr.CloseIdleConnections()
+	}
+}
+
+// roundTrip sends one request and waits for the head of its answer, for Connect and FirstByte together at most. The
+// answer's body fails with errStalled when it stays silent for Progress, and must be closed.
+func (c *Client) roundTrip(ctx context.Context, rt http.RoundTripper, req *http.Request, host string) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(c.cfg.Timeouts.Connect+c.cfg.Timeouts.FirstByte, func() { cancel(errFirstByte) })
+	resp, err := rt.RoundTrip(req.WithContext(ctx))
+	timer.Stop()
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(nil)
+		c.metrics.answered(host, 0)
+		return nil, err
+	}
+	c.metrics.answered(host, resp.StatusCode)
+	body := &body{inner: resp.Body, ctx: ctx, cancel: cancel, progress: c.cfg.Timeouts.Progress, bytes: c.metrics.received(host)}
+	body.timer = time.AfterFunc(body.progress, func() { cancel(errStalled) })
+	body.timer.Stop()
+	resp.Body = body
+	return resp, nil
+}
+
+// body reads an answer's body and notices when it stalls. The time between two reads, when the reader is busy with
+// something else, does not count. It belongs to one goroutine.
+type body struct {
+	inner    io.ReadCloser
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	timer    *time.Timer
+	progress time.Duration
+	bytes    prometheus.Counter
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.timer.Reset(b.progress)
+	n, err := b.inner.Read(p)
+	b.timer.Stop()
+	b.bytes.Add(float64(n))
+	if err != nil && err != io.EOF {
+		if cause := context.Cause(b.ctx); cause != nil {
+			err = cause
+		}
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	b.timer.Stop()
+	err := b.inner.Close()
+	b.cancel(nil)
+	return err
+}
+
+// maxDrain is how much of a body that nobody wants is read so that its connection can be used again.
+const maxDrain = 64 << 10
+
+func drain(resp *http.Response) {
+	if resp.Request == nil || resp.Request.Method != http.MethodHead {
+		_, _ = io.CopyN(io.Discard, resp.Body, maxDrain) // Only the connection is at stake.
+	}
+	_ = resp.Body.Close()
+}

@@ -1,0 +1,219 @@
+// Package upstream is the client for the registries that Kioo mirrors: challenges and tokens, ordered endpoints,
+// ranges, redirects, retries, and reading on where a connection broke.
+//
+// It owns no content and no policy. It checks manifests against their digest, because they pass through memory
+// anyway; the bytes of blobs it hands on as they come, and who puts them together checks the digest.
+//
+// Challenges are answered by containerd's remotes/docker authorizer: it behaves as the runtime's own direct pull
+// would, and containerd's client is needed anyway. oras-go 2.6 refuses token services on private addresses, which
+// breaks registries on premises, and go-containerregistry ties one transport to one repository.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	// maxRegistries bounds how many registries are remembered: their names come from clients. A registry that falls
+	// out loses its tokens and its count of running requests, nothing else.
+	maxRegistries = 1024
+	// maxTargets bounds how many redirect targets are remembered, at about 2 KiB each.
+	maxTargets = 2048
+)
+
+// Config configures a Client. The zero value works: every registry at its own address, without credentials.
+type Config struct {
+	// Registries says how to reach a registry, by host as reference.ParseRegistry gives it. Default: each at its own
+	// address. It is called again now and then, from many goroutines at once.
+	Registries func(host string) Registry
+	// Credentials is the path of a Docker config.json, whose credHelpers and credsStore are used too. Default: none.
+	// The file is read again whenever a registry asks who we are, so a changed secret needs no restart.
+	Credentials string
+	// UserAgent is sent with every request. Default "kioo".
+	UserAgent string
+	// Pseudonym names this mirror in Via. Chains of mirrors find loops by it, so it should differ from node to node.
+	// Default "kioo".
+	Pseudonym string
+	// Timeouts bounds every wait.
+	Timeouts Timeouts
+	// MaxConcurrent is how many requests one registry gets at a time, unless its Registry says otherwise. A quarter
+	// is kept for small requests, so that long blobs can't hold up manifests. Default 32; more is faster on fat links
+	// and sooner meets a registry's rate limit.
+	MaxConcurrent int
+	// Retries says how often and how patiently to try again.
+	Retries Retries
+	// MaxManifestBytes bounds a manifest or an index. Default 4 MiB, as in the distribution specification.
+	MaxManifestBytes int64
+	// Proxy chooses the proxy of a request. Default http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Registerer takes the metrics. Nil keeps them unregistered.
+	Registerer prometheus.Registerer
+	// Log gets what no caller would hear of: endpoints that are passed over, resumed blobs.
+	Log logr.Logger
+
+	// roundTripper replaces the network in tests.
+	roundTripper http.RoundTripper
+}
+
+// Timeouts bounds the waits of one request. Each has a deadline of its own, so that a slow but living transfer is
+// never cut off and a dead one is noticed in seconds.
+type Timeouts struct {
+	// Connect bounds dialling and the TLS handshake, each. Default 5 s.
+	Connect time.Duration
+	// FirstByte bounds the wait for an answer once there is a connection. Default 10 s. Caches that fetch a whole blob
+	// before they send any of it need more.
+	FirstByte time.Duration
+	// Progress is how long a body may stay silent before it counts as broken. Default 10 s.
+	Progress time.Duration
+	// Queue bounds the wait for one of MaxConcurrent. Default 30 s.
+	Queue time.Duration
+}
+
+// Retries says how failures are retried: connection errors, 5xx, and 429 as far as Retry-After allows it.
+type Retries struct {
+	// Attempts is how many times all endpoints are tried. Default 3; 1 never tries again.
+	Attempts int
+	// Base is the wait before the second attempt; it doubles from there, with jitter. Default 200 ms.
+	Base time.Duration
+	// Max bounds one wait, Retry-After included: a registry that asks for more fails at once. Default 10 s.
+	Max time.Duration
+	// Within is the time after which no further attempt begins. Default 15 s.
+	Within time.Duration
+}
+
+// Origin says for whom a request is made.
+type Origin struct {
+	// ForwardedFor is the value of X-Forwarded-For: the addresses of the clients, the nearest last. Storage that a
+	// registry redirects to doesn't get it.
+	ForwardedFor string
+	// Via is what the request's own Via said. The client appends itself.
+	Via []string
+}
+
+// Client asks registries. It is safe for concurrent use. It starts nothing but the token requests that callers wait
+// for; Close ends those.
+type Client struct {
+	cfg        Config
+	registries *lru.Cache[string, *registry]
+	targets    *lru.Cache[targetKey, target]
+	transports *transports
+	creds      credentialStore
+	metrics    *metrics
+
+	base   context.Context // Ends at Close; token requests run on it, because several callers share one.
+	stop   context.CancelFunc
+	mu     sync.Mutex // Guards closed, and that wg does not grow once it is.
+	closed bool
+	wg     sync.WaitGroup // Counts what background runs.
+}
+
+// New makes a client. It reads the credentials file once, to find mistakes early, and asks nobody anything.
+func New(cfg Config) (*Client, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("configure upstream client: %w", err)
+	}
+	creds := credentialStore{path: cfg.Credentials}
+	if err := creds.check(); err != nil {
+		return nil, fmt.Errorf("configure upstream client: %w", err)
+	}
+	registries, err := lru.New[string, *registry](maxRegistries)
+	if err != nil {
+		return nil, fmt.Errorf("make table of registries: %w", err)
+	}
+	targets, err := lru.New[targetKey, target](maxTargets)
+	if err != nil {
+		return nil, fmt.Errorf("make table of redirect targets: %w", err)
+	}
+	transports, err := newTransports(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		cfg:        cfg,
+		registries: registries,
+		targets:    targets,
+		transports: transports,
+		creds:      creds,
+		metrics:    newMetrics(cfg.Registerer),
+	}
+	c.base, c.stop = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// Close ends token requests, waits for them, and closes idle connections. Blobs that are still open stay readable as
+// far as their current connection goes.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.stop()
+	c.wg.Wait()
+	c.transports.closeIdle()
+}
+
+// background runs f on the client's own time, unless the client is closed. Close waits for it.
+func (c *Client) background(f func(ctx context.Context)) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Go(func() { f(c.base) })
+	return true
+}
+
+func (c *Config) complete() error {
+	if c.Registries == nil {
+		c.Registries = func(string) Registry { return Registry{} }
+	}
+	if c.Proxy == nil {
+		c.Proxy = http.ProxyFromEnvironment
+	}
+	if c.UserAgent == "" {
+		c.UserAgent = "kioo"
+	}
+	if c.Pseudonym == "" {
+		c.Pseudonym = "kioo"
+	}
+	var errs []error
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		std   time.Duration
+	}{
+		{"Timeouts.Connect", &c.Timeouts.Connect, 5 * time.Second},
+		{"Timeouts.FirstByte", &c.Timeouts.FirstByte, 10 * time.Second},
+		{"Timeouts.Progress", &c.Timeouts.Progress, 10 * time.Second},
+		{"Timeouts.Queue", &c.Timeouts.Queue, 30 * time.Second},
+		{"Retries.Base", &c.Retries.Base, 200 * time.Millisecond},
+		{"Retries.Max", &c.Retries.Max, 10 * time.Second},
+		{"Retries.Within", &c.Retries.Within, 15 * time.Second},
+	} {
+		errs = append(errs, orDefault(d.name, d.value, d.std))
+	}
+	errs = append(errs,
+		orDefault("MaxConcurrent", &c.MaxConcurrent, 32),
+		orDefault("Retries.Attempts", &c.Retries.Attempts, 3),
+		orDefault("MaxManifestBytes", &c.MaxManifestBytes, 4<<20))
+	return errors.Join(errs...)
+}
+
+func orDefault[T int | int64 | time.Duration](name string, value *T, std T) error {
+	if *value < 0 {
+		return fmt.Errorf("%s is negative: %v", name, *value)
+	}
+	if *value == 0 {
+		*value = std
+	}
+	return nil
+}
