@@ -30,6 +30,8 @@ var (
 	ErrMismatch = errors.New("content does not match its digest")
 	// ErrClosed says that the group was closed.
 	ErrClosed = errors.New("flights are closed")
+	// errLanded says that a flight let go of its spool before a reader could open it.
+	errLanded = errors.New("flight has landed")
 	// errAbandoned ends a flight that nobody reads any more.
 	errAbandoned = errors.New("nobody reads it any more")
 )
@@ -135,20 +137,20 @@ func New(cfg Config) *Group {
 // returns when the size is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look
 // into the store again.
 func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, src Source) (*Reader, error) {
-	f, err := g.board(dgst, size, src)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.sized(ctx); err != nil {
+	for {
+		f, err := g.board(dgst, size, src)
+		if err != nil {
+			return nil, err
+		}
+		file, err := f.open(ctx)
+		if err == nil {
+			return &Reader{flight: f, file: file}, nil
+		}
 		f.leave()
-		return nil, err
+		if !errors.Is(err, errLanded) {
+			return nil, err
+		}
 	}
-	file, err := f.spool.Reader()
-	if err != nil {
-		f.leave()
-		return nil, fmt.Errorf("open spool of %s: %w", dgst, err)
-	}
-	return &Reader{flight: f, file: file}, nil
 }
 
 // board finds or starts the flight and counts the caller as one of its readers.

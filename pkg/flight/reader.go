@@ -2,6 +2,7 @@ package flight
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -34,11 +35,11 @@ func (f *flight) wait(ctx context.Context) error {
 	}
 }
 
-// enter counts one more reader. A flight that has failed takes none.
+// enter counts one more reader. A flight that has failed or landed takes none.
 func (f *flight) enter(src Source) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil {
+	if f.err != nil || f.landed {
 		return false
 	}
 	f.readers++
@@ -75,16 +76,26 @@ func (f *flight) leave() {
 	f.grace = grace
 }
 
-// sized waits until the blob's size is known and its spool made.
-func (f *flight) sized(ctx context.Context) error {
+// open waits until the blob's size is known and its spool made, and opens the spool.
+func (f *flight) open(ctx context.Context) (*os.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.err == nil && f.spool == nil {
 		if err := f.wait(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return f.failure()
+	switch {
+	case f.err != nil:
+		return nil, f.failure()
+	case f.landed:
+		return nil, errLanded
+	}
+	file, err := f.spool.Reader()
+	if err != nil {
+		return nil, fmt.Errorf("open spool of %s: %w", f.dgst, err)
+	}
+	return file, nil
 }
 
 // failure is what readers are told. Called with mu held.

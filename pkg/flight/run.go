@@ -44,7 +44,7 @@ type flight struct {
 	sources    []Source
 	dead       int // The sources before this one have failed. There is always one that has not, or err is set.
 	size       int64
-	spool      Spool // Set once, together with size, before any reader gets out of sized.
+	spool      Spool // Set once, together with size, before any reader gets out of open.
 	have       spans
 	streams    []*stream
 	working    sync.WaitGroup // The goroutines of streams.
@@ -54,6 +54,7 @@ type flight struct {
 	hashed   int64
 	hashing  bool // Somebody is at the hasher, and will look for more before it leaves.
 	verified bool
+	landed   bool // The spool can't be opened any more.
 	err      error
 }
 
@@ -119,6 +120,9 @@ func (f *flight) land() error {
 		// group's end to stop it: what arrived is worth keeping.
 		f.log.Info("blob not kept", "reason", cerr.Error())
 	}
+	f.mu.Lock()
+	f.landed = true
+	f.mu.Unlock()
 	if derr := spool.Discard(); derr != nil {
 		f.log.Error(derr, "let go of spool")
 	}

@@ -149,7 +149,8 @@ func (r Resolver) repository(components []string, registry string) (Repository, 
 	return NewRepository(registry, strings.Join(components, "/"))
 }
 
-// looksLikeHost tells a registry from a repository's first component, by the rule for references that users write.
+// looksLikeHost tells a registry from a repository's first component, by the rule for references that users write,
+// but for one of its cases: capital letters alone are a mistake here, and no host without a dot.
 func looksLikeHost(s string) bool {
-	return s == "localhost" || strings.ContainsAny(s, ".:") || strings.ToLower(s) != s
+	return s == "localhost" || strings.ContainsAny(s, ".:")
 }
