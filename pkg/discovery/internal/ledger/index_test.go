@@ -1,0 +1,138 @@
+package ledger
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/discovery/internal/wire"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/opencontainers/go-digest"
+)
+
+var start = time.Unix(1_000_000, 0)
+
+func key(i int) wire.Key { return wire.KeyOf("test", fmt.Sprint(i)) }
+
+func id(i int) peer.ID { return peer.ID(fmt.Sprintf("member-%04d", i)) }
+
+func holders(records []Record) []peer.ID {
+	ids := []peer.ID{}
+	for _, r := range records {
+		ids = append(ids, r.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// TestIndexAgainstModel compares the index with a plain map of who said what until when.
+func TestIndexAgainstModel(t *testing.T) {
+	type word struct {
+		key wire.Key
+		who peer.ID
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	const ttl = time.Minute
+	x := NewIndex(ttl, 1000, 10000)
+	model := map[word]time.Time{}
+	epochs := map[peer.ID]uint64{}
+	forget := func(who peer.ID) {
+		for w := range model {
+			if w.who == who {
+				delete(model, w)
+			}
+		}
+	}
+	now := start
+	for range 30_000 {
+		now = now.Add(time.Duration(rnd.IntN(200)) * time.Millisecond)
+		who := id(rnd.IntN(8))
+		switch n := rnd.IntN(100); {
+		case n < 70:
+			var add []wire.Entry
+			var remove []wire.Key
+			for range rnd.IntN(4) {
+				k := key(rnd.IntN(60))
+				remove = append(remove, k)
+				delete(model, word{k, who})
+			}
+			for range rnd.IntN(6) {
+				k := key(rnd.IntN(60))
+				add = append(add, wire.Entry{Key: k})
+				model[word{k, who}] = now.Add(ttl)
+			}
+			if n := x.Store(now, who, epochs[who], add, remove); n != 0 {
+				t.Fatalf("%d entries refused", n)
+			}
+		case n < 72:
+			x.Drop(who)
+			forget(who)
+		case n < 74:
+			epochs[who]++
+			x.Seen(who, epochs[who])
+			forget(who)
+		default:
+			x.Sweep(now)
+		}
+		k := key(rnd.IntN(60))
+		want := []peer.ID{}
+		for w, until := range model {
+			if w.key == k && now.Before(until) {
+				want = append(want, w.who)
+			}
+		}
+		slices.Sort(want)
+		if got := holders(x.Get(now, k)); !slices.Equal(got, want) {
+			t.Fatalf("holders are %q, want %q", got, want)
+		}
+	}
+	now = now.Add(ttl)
+	for range shards {
+		x.Sweep(now)
+	}
+	if x.Len() != 0 || len(x.providers) != 0 {
+		t.Errorf("%d records and %d providers are left after everything expired", x.Len(), len(x.providers))
+	}
+}
+
+func TestIndexIsBounded(t *testing.T) {
+	x := NewIndex(time.Minute, 10, 15)
+	var add []wire.Entry
+	for i := range 12 {
+		add = append(add, wire.Entry{Key: key(i)})
+	}
+	if refused := x.Store(start, id(1), 1, add, nil); refused != 2 {
+		t.Errorf("%d of 12 refused with room for 10 of a member", refused)
+	}
+	if refused := x.Store(start, id(1), 1, add[:10], nil); refused != 0 {
+		t.Errorf("%d refused that are only refreshed", refused)
+	}
+	if refused := x.Store(start, id(2), 1, add, nil); refused != 7 || x.Len() != 15 {
+		t.Errorf("%d of 12 refused with room for 5 in total; %d records", refused, x.Len())
+	}
+}
+
+func TestIndexKeepsWhatTagsMean(t *testing.T) {
+	x := NewIndex(time.Minute, 10, 10)
+	tag := wire.Entry{Key: key(1), Digest: digest.FromString("a"), Confirmed: start}
+	x.Store(start, id(1), 1, []wire.Entry{tag}, nil)
+	tag.Digest = digest.FromString("b")
+	x.Store(start, id(1), 1, []wire.Entry{tag}, nil)
+	want := []Record{{ID: id(1), Digest: tag.Digest, Confirmed: start}}
+	if got := x.Get(start, key(1)); !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func BenchmarkIndexStore(b *testing.B) {
+	x := NewIndex(time.Minute, 1<<20, 1<<20)
+	add := make([]wire.Entry, wire.MaxBatch)
+	for i := range add {
+		add[i].Key = key(i)
+	}
+	for i := range b.N {
+		x.Store(start, id(i%50), 1, add, nil)
+	}
+}

@@ -1,0 +1,175 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+func member() Member {
+	return Member{
+		ID:      "some member",
+		Addrs:   []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:28502"), netip.MustParseAddrPort("[fd00::1]:28502")},
+		PeerAPI: []string{"10.0.0.1:28501", "node-1.example:28501"},
+		Zone:    "eu-1a",
+		Epoch:   17,
+	}
+}
+
+func requests() []Request {
+	tag := Entry{Key: KeyOf("tag", "x"), Digest: digest.FromString("x"), Confirmed: time.Unix(0, 1234567890)}
+	return []Request{
+		{Hello: &Hello{Self: member()}},
+		{Store: &Store{Self: member(), Add: []Entry{tag, {Key: KeyOf("a", "1")}, {Key: KeyOf("a", "2")}}, Remove: []Key{{1}, {2}}}},
+		{Store: &Store{Self: Member{ID: "bare"}}},
+		{Find: &Find{Key: KeyOf("a", "1"), Providers: true, Closest: 3, Exclude: []peer.ID{"dead", "deader"}}},
+		{Find: &Find{}},
+		{Goodbye: &Goodbye{Epoch: 4}},
+		{Goodbye: &Goodbye{}},
+	}
+}
+
+func responses() []Response {
+	m := member()
+	return []Response{
+		{},
+		{Self: &m, Members: []Member{{ID: "other"}, m}},
+		{Providers: []Provider{{Member: m}, {Member: m, Digest: digest.FromString("y"), Confirmed: time.Unix(7, 7)}}, Fresh: true},
+		{Refused: 12},
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	for _, want := range requests() {
+		got, err := DecodeRequest(want.Encode())
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("request came back as %+v, %v; want %+v", got, err, want)
+		}
+	}
+	for _, want := range responses() {
+		got, err := DecodeResponse(want.Encode())
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("response came back as %+v, %v; want %+v", got, err, want)
+		}
+	}
+}
+
+func TestUnknownFieldsAreSkipped(t *testing.T) {
+	b := requests()[0].Encode()
+	b = protowire.AppendFixed64(protowire.AppendTag(b, 99, protowire.Fixed64Type), 1)
+	b = appendMessage(b, 98, []byte("later"))
+	if _, err := DecodeRequest(b); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	many := &Store{Self: member()}
+	for range MaxBatch + 1 {
+		many.Add = append(many.Add, Entry{})
+	}
+	badTag := appendMessage(nil, storeTags, appendBytes(nil, tagKey, make([]byte, 32)))
+	with := func(change func(*Member)) []byte {
+		m := member()
+		change(&m)
+		return Request{Hello: &Hello{Self: m}}.Encode()
+	}
+	for name, body := range map[string][]byte{
+		"empty":           nil,
+		"two requests":    append(requests()[0].Encode(), requests()[3].Encode()...),
+		"truncated":       requests()[1].Encode()[:40],
+		"too many keys":   Request{Store: many}.Encode(),
+		"no identity":     with(func(m *Member) { m.ID = "" }),
+		"long identity":   with(func(m *Member) { m.ID = peer.ID(strings.Repeat("x", maxID+1)) }),
+		"too many addrs":  with(func(m *Member) { m.PeerAPI = strings.Split(strings.Repeat("h:1 ", maxAddrs)+"h:1", " ") }),
+		"API no port":     with(func(m *Member) { m.PeerAPI = []string{"host"} }),
+		"API port 0":      with(func(m *Member) { m.PeerAPI = []string{"host:0"} }),
+		"any address":     with(func(m *Member) { m.Addrs = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:1")} }),
+		"long zone":       with(func(m *Member) { m.Zone = strings.Repeat("z", maxZone+1) }),
+		"tag, no digest":  appendMessage(nil, reqStore, append(badTag, (&Store{Self: member()}).encode()...)),
+		"keys cut off":    appendMessage(nil, reqStore, appendMessage(nil, storeKeys, make([]byte, 33))),
+		"find no key":     appendMessage(nil, reqFind, nil),
+		"too many wanted": Request{Find: &Find{Closest: MaxClosest + 1}}.Encode(),
+	} {
+		if _, err := DecodeRequest(body); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: error is %v", name, err)
+		}
+	}
+}
+
+func TestLargestBatchFits(t *testing.T) {
+	s := &Store{Self: member()}
+	for range MaxBatch {
+		s.Add = append(s.Add, Entry{Digest: digest.SHA512.FromString("x"), Confirmed: time.Now()})
+	}
+	if n := len(Request{Store: s}.Encode()); n > MaxMessage {
+		t.Errorf("largest batch has %d bytes", n)
+	}
+}
+
+func TestMessages(t *testing.T) {
+	var buf bytes.Buffer
+	for _, body := range []string{"one", "", "three"} {
+		if err := WriteMessage(&buf, []byte(body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"one", "", "three"} {
+		if got, err := ReadMessage(&buf); err != nil || string(got) != want {
+			t.Errorf("read %q, %v; want %q", got, err, want)
+		}
+	}
+	if _, err := ReadMessage(&buf); err != io.EOF {
+		t.Errorf("after the last message: %v", err)
+	}
+	if _, err := ReadMessage(strings.NewReader("\x00\x00\x00\x05abc")); err != io.ErrUnexpectedEOF {
+		t.Errorf("message cut off: %v", err)
+	}
+	if _, err := ReadMessage(strings.NewReader("\xff\xff\xff\xff")); !errors.Is(err, ErrMalformed) {
+		t.Errorf("huge message: %v", err)
+	}
+	if err := WriteMessage(&buf, make([]byte, MaxMessage+1)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("huge message written: %v", err)
+	}
+}
+
+func FuzzRequest(f *testing.F) {
+	for _, r := range requests() {
+		f.Add(r.Encode())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := DecodeRequest(b)
+		if err != nil {
+			return
+		}
+		again, err := DecodeRequest(r.Encode())
+		if err != nil || !bytes.Equal(again.Encode(), r.Encode()) {
+			t.Errorf("%+v does not survive: %+v, %v", r, again, err)
+		}
+	})
+}
+
+func FuzzResponse(f *testing.F) {
+	for _, r := range responses() {
+		f.Add(r.Encode())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := DecodeResponse(b)
+		if err != nil {
+			return
+		}
+		again, err := DecodeResponse(r.Encode())
+		if err != nil || !bytes.Equal(again.Encode(), r.Encode()) {
+			t.Errorf("%+v does not survive: %+v, %v", r, again, err)
+		}
+	})
+}
