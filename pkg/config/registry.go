@@ -8,7 +8,7 @@ import (
 )
 
 // Registry gives what holds for one registry, by its host as reference.ParseRegistry gives it: its own entry, else the
-// one for all others, else the defaults. Host is the registry's, and stands in the endpoints' URLs where a variable was.
+// one for all others, else the defaults. Host is the registry's, and the endpoints' URLs have it where a variable was.
 // Without endpoints the registry is asked at its own name.
 func (c *Config) Registry(host string) Registry {
 	r := DefaultRegistry()

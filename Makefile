@@ -1,0 +1,77 @@
+# Everything that is done with this repository. Needs Go and make; `make help` lists the targets.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+MAKEFLAGS     += --no-print-directory
+
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
+IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
+# What is tested, and for how long at most; more flags for go test.
+PKG        ?= ./...
+TIMEOUT    ?= 10m
+TESTFLAGS  ?=
+# How long each fuzz target runs.
+FUZZTIME   ?= 10s
+
+# Pinned, and built by go run when first needed. golangci-lint has more checks, but takes minutes to build.
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/kioo for this machine
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/kioo ./cmd/kioo
+
+.PHONY: run
+run: build ## Start a mirror with all defaults, its data in ./.kioo
+	@exec bin/kioo serve --data-dir .kioo --guide
+
+.PHONY: test
+test: ## Run all tests, with the race detector where there is a C compiler
+	@hack/tools.sh skopeo nginx
+	@race=$$(hack/race.sh); go test $$race -timeout $(TIMEOUT) $(TESTFLAGS) $(PKG)
+
+.PHONY: bench
+bench: ## Measure the mirror against nginx and against pulling directly
+	@hack/tools.sh nginx
+	@go run ./hack/bench
+
+.PHONY: lint
+lint: ## Check format, vet, staticcheck, go.mod and the house rules
+	@unformatted=$$(gofmt -l cmd hack pkg); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi
+	@go vet ./...
+	@$(STATICCHECK) ./...
+	@go mod tidy -diff
+	@go test ./hack/arch
+
+.PHONY: check
+check: lint test ## What CI runs
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME
+	@grep -rlE '^func Fuzz' --include='*_test.go' cmd hack pkg | sort | while read -r file; do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
+			echo "$$target in $${file%/*}"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$${file%/*}"; \
+		done; \
+	done
+
+.PHONY: image
+image: ## Write the container image for amd64 and arm64 to bin/kioo-image.tar
+	@for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o bin/linux-$$arch/kioo ./cmd/kioo; \
+	done
+	@go run ./hack/image -output bin/kioo-image.tar -name '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' \
+		linux/amd64=bin/linux-amd64/kioo linux/arm64=bin/linux-arm64/kioo
+	@echo "bin/kioo-image.tar holds $(IMAGE); load it with: ctr images import, docker load, or skopeo copy oci-archive:"
+
+.PHONY: clean
+clean: ## Remove what was built, and the data of make run
+	@rm -rf bin .kioo

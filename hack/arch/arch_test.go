@@ -1,0 +1,255 @@
+// Package arch_test holds the repository to the rules of the house that compilers and linters do not know: which
+// package may import which, one package comment each, no hidden starts, and how long is too long.
+package arch_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	root   = "../.."
+	module = "github.com/kioo-dev/kioo/"
+
+	maxFileLines     = 400
+	maxFunctionLines = 60
+	maxCommentWidth  = 120
+)
+
+// layers says which of our packages each package may import; a name stands for what is below it too. Arrows point one
+// way: from the API that clients see down to names and bytes. Tests may import what they like.
+var layers = map[string][]string{
+	"cmd/kioo":          {"pkg/config", "pkg/content/cache", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/reference"},
+	"pkg/reference":     {},
+	"pkg/swarm":         {},
+	"pkg/logging":       {},
+	"pkg/config":        {"pkg/reference"},
+	"pkg/content":       {"pkg/reference"},
+	"pkg/content/cache": {"pkg/content", "pkg/reference"},
+	"pkg/discovery":     {"pkg/reference"},
+	"pkg/hosts":         {"pkg/reference"},
+	"pkg/upstream":      {"pkg/content", "pkg/reference"},
+	"pkg/flight":        {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
+	"pkg/peer":          {"pkg/content", "pkg/flight", "pkg/reference", "pkg/swarm"},
+	"pkg/mirror":        {"pkg/content", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/upstream"},
+	"pkg/registry":      {"pkg/content", "pkg/mirror", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
+	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
+	"pkg/daemon":        {"pkg"},
+	"hack":              {"cmd", "pkg", "hack"},
+}
+
+// mayPanic are the functions that may panic, with the reason.
+var mayPanic = map[string]string{}
+
+type file struct {
+	path  string // From the repository's root.
+	dir   string
+	test  bool
+	lines int
+	ast   *ast.File
+	fset  *token.FileSet
+}
+
+func (f file) line(pos token.Pos) string {
+	return f.path + ":" + strconv.Itoa(f.fset.Position(pos).Line)
+}
+
+// files parses all Go files of the repository.
+func files(t *testing.T) []file {
+	t.Helper()
+	var all []file
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := entry.Name()
+		if entry.IsDir() {
+			if path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		f := file{fset: token.NewFileSet(), test: strings.HasSuffix(name, "_test.go")}
+		f.path, err = filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		f.path = filepath.ToSlash(f.path)
+		f.dir = f.path[:max(0, strings.LastIndexByte(f.path, '/'))]
+		if f.ast, err = parser.ParseFile(f.fset, path, nil, parser.ParseComments); err != nil {
+			return err
+		}
+		f.lines = f.fset.File(f.ast.FileStart).LineCount()
+		if !ast.IsGenerated(f.ast) {
+			all = append(all, f)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 10 {
+		t.Fatalf("only %d files found, so this test looks in the wrong place", len(all))
+	}
+	return all
+}
+
+func TestImports(t *testing.T) {
+	for _, f := range files(t) {
+		if f.test {
+			continue
+		}
+		layer, ok := within(f.dir)
+		if !ok {
+			t.Errorf("%s: package %s is in no layer; say in layers what it may import", f.path, f.dir)
+			continue
+		}
+		for _, spec := range f.ast.Imports {
+			path, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			imported, ours := strings.CutPrefix(path, module)
+			if !ours || below(imported, layer) || below(imported, f.dir) {
+				continue
+			}
+			if !slices.ContainsFunc(layers[layer], func(allowed string) bool { return below(imported, allowed) }) {
+				t.Errorf("%s: %s may not import %s", f.line(spec.Pos()), layer, imported)
+			}
+		}
+	}
+}
+
+// within gives the layer of a directory: the longest that has it. What is beside a package's code to test it, such as
+// contenttest, belongs to the package around it.
+func within(dir string) (layer string, ok bool) {
+	for name := range layers {
+		if below(dir, name) && len(name) > len(layer) {
+			layer, ok = name, true
+		}
+	}
+	return layer, ok
+}
+
+func below(dir, name string) bool { return dir == name || strings.HasPrefix(dir, name+"/") }
+
+func TestPackageComments(t *testing.T) {
+	comments, names := make(map[string][]string), make(map[string]bool)
+	onlyTests := make(map[string]bool)
+	for _, f := range files(t) {
+		if _, seen := onlyTests[f.dir]; !seen {
+			onlyTests[f.dir] = true
+		}
+		onlyTests[f.dir] = onlyTests[f.dir] && f.test
+		names[f.dir] = true
+		if f.ast.Doc == nil {
+			continue
+		}
+		comments[f.dir] = append(comments[f.dir], f.path)
+		want := "Package " + f.ast.Name.Name + " "
+		if f.ast.Name.Name == "main" {
+			want = "Command " + f.dir[strings.LastIndexByte(f.dir, '/')+1:] + " "
+		}
+		if text := f.ast.Doc.Text(); !strings.HasPrefix(text, want) {
+			t.Errorf("%s: the package comment does not begin with %q", f.path, want)
+		}
+	}
+	for dir := range names {
+		if n := len(comments[dir]); n != 1 {
+			t.Errorf("%s has %d package comments (%s), expected one", dir, n, strings.Join(comments[dir], ", "))
+		}
+	}
+}
+
+func TestNoHiddenStarts(t *testing.T) {
+	used := make(map[string]bool)
+	for _, f := range files(t) {
+		if f.test {
+			continue
+		}
+		for _, decl := range f.ast.Decls {
+			function, ok := decl.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			if function.Recv == nil && function.Name.Name == "init" {
+				t.Errorf("%s: init runs without anybody asking for it", f.line(function.Pos()))
+			}
+			name := f.dir + "." + function.Name.Name
+			ast.Inspect(function, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				if ident, ok := call.Fun.(*ast.Ident); ok && ident.Name == "panic" {
+					used[name] = true
+					if mayPanic[name] == "" && !isHTTPAbort(call) {
+						t.Errorf("%s: %s panics; return an error, or say in mayPanic which invariant is broken", f.line(n.Pos()), name)
+					}
+				}
+				return true
+			})
+		}
+	}
+	for name := range mayPanic {
+		if !used[name] {
+			t.Errorf("%s does not panic any more; take it off mayPanic", name)
+		}
+	}
+}
+
+// isHTTPAbort tells the one panic that is an answer: net/http's way to end a response short of its length.
+func isHTTPAbort(call *ast.CallExpr) bool {
+	selector, ok := call.Args[0].(*ast.SelectorExpr)
+	return ok && selector.Sel.Name == "ErrAbortHandler"
+}
+
+func TestLengths(t *testing.T) {
+	for _, f := range files(t) {
+		if f.lines > maxFileLines {
+			t.Errorf("%s has %d lines, more than %d", f.path, f.lines, maxFileLines)
+		}
+		for _, group := range f.ast.Comments {
+			for _, comment := range group.List {
+				for i, line := range strings.Split(comment.Text, "\n") {
+					if n := len([]rune(line)); n > maxCommentWidth && !strings.Contains(line, "://") {
+						t.Errorf("%s: line %d of the comment has %d characters, more than %d", f.line(comment.Pos()), i+1, n, maxCommentWidth)
+					}
+				}
+			}
+		}
+		if f.test {
+			continue // A table is long and easy to read.
+		}
+		for _, decl := range f.ast.Decls {
+			if function, ok := decl.(*ast.FuncDecl); ok && function.Body != nil {
+				from, to := f.fset.Position(function.Pos()).Line, f.fset.Position(function.End()).Line
+				if n := to - from + 1; n > maxFunctionLines {
+					t.Errorf("%s: %s has %d lines, more than %d", f.line(function.Pos()), function.Name.Name, n, maxFunctionLines)
+				}
+			}
+		}
+	}
+}
+
+func TestNothingLeftOpen(t *testing.T) {
+	for _, f := range files(t) {
+		for _, group := range f.ast.Comments {
+			for _, word := range []string{"TO" + "DO", "FIX" + "ME", "XX" + "X"} {
+				if strings.Contains(group.Text(), word) {
+					t.Errorf("%s: a comment says %s; do it, or open an issue", f.line(group.Pos()), word)
+				}
+			}
+		}
+	}
+}
