@@ -59,7 +59,7 @@ fuzz: ## Run every fuzz target for FUZZTIME
 	@grep -rlE '^func Fuzz' --include='*_test.go' cmd hack pkg | sort | while read -r file; do \
 		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' "$$file"); do \
 			echo "$$target in $${file%/*}"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$${file%/*}"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "./$${file%/*}" </dev/null; \
 		done; \
 	done
 
