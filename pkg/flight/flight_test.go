@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr/testr"
@@ -21,78 +20,6 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// origin is a source that serves a blob from memory, counts what it sends, and breaks as it is told.
-type origin struct {
-	name   string
-	body   []byte
-	size   int64         // What it says of the size; len(body) if zero.
-	breaks int64         // Breaks before this byte, if positive.
-	silent bool          // Starts at the beginning, whatever is asked.
-	gate   chan struct{} // If not nil, one receive for each read.
-
-	mu    sync.Mutex
-	sent  int64
-	opens []int64
-}
-
-func (o *origin) String() string { return o.name }
-
-func (o *origin) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
-	if o.body == nil {
-		return nil, errors.New("has nothing")
-	}
-	o.mu.Lock()
-	o.opens = append(o.opens, off)
-	o.mu.Unlock()
-	if end < 0 {
-		end = int64(len(o.body))
-	}
-	return &passage{o: o, ctx: ctx, off: off, end: end}, nil
-}
-
-type passage struct {
-	o        *origin
-	ctx      context.Context
-	off, end int64
-}
-
-func (p *passage) Size() int64 {
-	if p.o.size != 0 {
-		return p.o.size
-	}
-	return int64(len(p.o.body))
-}
-func (p *passage) Ranged() bool { return !p.o.silent }
-func (p *passage) Close() error { return nil }
-
-func (p *passage) Read(buf []byte) (int, error) {
-	if p.o.gate != nil {
-		select {
-		case <-p.o.gate:
-		case <-p.ctx.Done():
-			return 0, p.ctx.Err()
-		}
-	}
-	if p.off >= p.end {
-		return 0, io.EOF
-	}
-	if p.o.breaks > 0 && p.off >= p.o.breaks {
-		return 0, errors.New("connection reset")
-	}
-	n := copy(buf[:min(len(buf), 64<<10)], p.o.body[p.off:p.end])
-	p.off += int64(n)
-	p.o.mu.Lock()
-	p.o.sent += int64(n)
-	p.o.mu.Unlock()
-	return n, nil
-}
-
-func (o *origin) counted() (sent int64, opens int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.sent, len(o.opens)
-}
 
 func randomBody(n int) []byte {
 	rng := rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16)})
@@ -399,47 +326,6 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestAbandoned shows both ends of the grace: a flight that somebody comes back to, and one that nobody does.
-func TestAbandoned(t *testing.T) {
-	for _, back := range []bool{true, false} {
-		t.Run(fmt.Sprint(back), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				spool := &memorySpool{body: make([]byte, 1<<20)}
-				g := flight.New(flight.Config{
-					Create: func(digest.Digest, int64) (flight.Spool, error) { return spool.open(t) },
-					Held:   func(digest.Digest) bool { return false },
-					Grace:  30 * time.Second, Log: testr.New(t),
-				})
-				defer g.Close()
-				body := randomBody(1 << 20)
-				src := &origin{name: "a", body: body, gate: make(chan struct{})}
-				r, err := g.Join(t.Context(), digest.FromBytes(body), -1, src)
-				if err != nil {
-					t.Fatal(err)
-				}
-				r.Close()
-				time.Sleep(29 * time.Second)
-				if back {
-					if r, err = g.Join(t.Context(), digest.FromBytes(body), -1, src); err != nil {
-						t.Fatal(err)
-					}
-				}
-				time.Sleep(2 * time.Second)
-				synctest.Wait()
-				if _, opens := src.counted(); opens != 1 {
-					t.Errorf("%d streams", opens)
-				}
-				if spool.discarded() == back {
-					t.Errorf("two seconds after the grace the spool is given up: %v", !back)
-				}
-				if back {
-					r.Close()
-				}
-			})
-		})
-	}
-}
-
 func TestSlowReaderHoldsNobodyUp(t *testing.T) {
 	f := setup(t, nil)
 	body := randomBody(4 << 20)
@@ -498,33 +384,5 @@ func TestBounds(t *testing.T) {
 	}
 	if _, err := f.Join(t.Context(), digest.FromBytes(a), -1, src); !errors.Is(err, flight.ErrClosed) {
 		t.Errorf("Join after Close: %v", err)
-	}
-}
-
-func TestThrough(t *testing.T) {
-	for _, size := range []int{0, 1, 32 << 10, 32<<10 + 1, 1 << 20} {
-		body := randomBody(size)
-		p, err := flight.Through(t.Context(), digest.FromBytes(body), &origin{name: "a", body: body})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got bytes.Buffer
-		if n, err := p.CopyRange(t.Context(), &got, 0, p.Size()); err != nil || n != p.Size() || !bytes.Equal(got.Bytes(), body) {
-			t.Errorf("%d bytes: got %d, %v", size, n, err)
-		}
-		p.Close()
-		if size == 0 {
-			continue
-		}
-		wrong := bytes.Clone(body)
-		wrong[0] ^= 1
-		p, err = flight.Through(t.Context(), digest.FromBytes(body), &origin{name: "a", body: wrong})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n, err := p.CopyRange(t.Context(), io.Discard, 0, p.Size()); !errors.Is(err, flight.ErrMismatch) || n >= int64(size) {
-			t.Errorf("wrong bytes: gave out %d of %d, %v", n, size, err)
-		}
-		p.Close()
 	}
 }

@@ -1,0 +1,82 @@
+package flight_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/kioo-dev/kioo/pkg/flight"
+)
+
+// origin is a source that serves a blob from memory, counts what it sends, and breaks as it is told.
+type origin struct {
+	name   string
+	body   []byte
+	size   int64         // What it says of the size; len(body) if zero.
+	breaks int64         // Breaks before this byte, if positive.
+	silent bool          // Starts at the beginning, whatever is asked.
+	gate   chan struct{} // If not nil, one receive for each read.
+
+	mu    sync.Mutex
+	sent  int64
+	opens []int64
+}
+
+func (o *origin) String() string { return o.name }
+
+func (o *origin) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	if o.body == nil {
+		return nil, errors.New("has nothing")
+	}
+	o.mu.Lock()
+	o.opens = append(o.opens, off)
+	o.mu.Unlock()
+	if end < 0 {
+		end = int64(len(o.body))
+	}
+	return &passage{o: o, ctx: ctx, off: off, end: end}, nil
+}
+
+type passage struct {
+	o        *origin
+	ctx      context.Context
+	off, end int64
+}
+
+func (p *passage) Size() int64 {
+	if p.o.size != 0 {
+		return p.o.size
+	}
+	return int64(len(p.o.body))
+}
+func (p *passage) Ranged() bool { return !p.o.silent }
+func (p *passage) Close() error { return nil }
+
+func (p *passage) Read(buf []byte) (int, error) {
+	if p.o.gate != nil {
+		select {
+		case <-p.o.gate:
+		case <-p.ctx.Done():
+			return 0, p.ctx.Err()
+		}
+	}
+	if p.off >= p.end {
+		return 0, io.EOF
+	}
+	if p.o.breaks > 0 && p.off >= p.o.breaks {
+		return 0, errors.New("connection reset")
+	}
+	n := copy(buf[:min(len(buf), 64<<10)], p.o.body[p.off:p.end])
+	p.off += int64(n)
+	p.o.mu.Lock()
+	p.o.sent += int64(n)
+	p.o.mu.Unlock()
+	return n, nil
+}
+
+func (o *origin) counted() (sent int64, opens int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sent, len(o.opens)
+}
