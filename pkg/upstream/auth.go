@@ -155,7 +155,7 @@ func (gr *grant) authorize(ctx context.Context, req *http.Request) error {
 
 var (
 	errClosed      = errors.New("client is closed")
-	errPlainRealm  = errors.New("token service without TLS: it does not get credentials that are meant for a registry with TLS")
+	errPlainRealm  = errors.New("token service without TLS does not get credentials for a registry with TLS")
 	errTokenAstray = errors.New("token service redirects a request with credentials to another address")
 )
 

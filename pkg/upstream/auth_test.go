@@ -311,14 +311,15 @@ func TestNewReadsCredentials(t *testing.T) {
 
 // A registry with TLS can't make us send its password over plain HTTP, nor its token service to somewhere else.
 func TestCredentialsStayWhereTheyBelong(t *testing.T) {
-	thief := serve(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
-		_, _ = w.Write([]byte(`{"token":"x"}`))
-	})
+	steal := func(w http.ResponseWriter, _ *http.Request, _ int) { _, _ = w.Write([]byte(`{"token":"x"}`)) }
+	plain, secure := serve(t, steal), newServer(steal)
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
 	var realm string
 	registry := newServer(func(w http.ResponseWriter, r *http.Request, _ int) {
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/away"):
-			http.Redirect(w, r, thief.URL+"/token", http.StatusTemporaryRedirect)
+			http.Redirect(w, r, secure.URL+"/token", http.StatusTemporaryRedirect)
 		default:
 			w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s"`, realm))
 			w.WriteHeader(http.StatusUnauthorized)
@@ -327,13 +328,13 @@ func TestCredentialsStayWhereTheyBelong(t *testing.T) {
 	registry.StartTLS()
 	t.Cleanup(registry.Close)
 	endpoint := Endpoint{URL: registry.URL, CAFile: caFile(t, registry)}
-	for _, realm = range []string{thief.URL + "/token", registry.URL + "/away"} {
+	for _, realm = range []string{plain.URL + "/token", registry.URL + "/away"} {
 		cfg := fast(endpoint)
 		cfg.Credentials = dockerConfig(t, registry.host(), "ann:s3cret")
 		if _, _, err := readBlob(t, client(t, cfg), nil, 0, -1); !errors.Is(err, ErrDenied) {
 			t.Errorf("realm %s: got error %v", realm, err)
 		}
-		if n := len(thief.seen()); n != 0 {
+		if n := len(plain.seen()) + len(secure.seen()); n != 0 {
 			t.Errorf("realm %s: %d requests where none should be", realm, n)
 		}
 	}

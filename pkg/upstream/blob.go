@@ -54,7 +54,9 @@ type Blob struct {
 
 // Blob opens the bytes of a blob from off up to end, which is not part of them; an end below 0 is the blob's end. It
 // returns when the first answer's head is there. ctx governs the reading too.
-func (c *Client) Blob(ctx context.Context, repo reference.Repository, dgst digest.Digest, off, end int64, o Origin) (*Blob, error) {
+func (c *Client) Blob(
+	ctx context.Context, repo reference.Repository, dgst digest.Digest, off, end int64, o Origin,
+) (*Blob, error) {
 	if off < 0 || (end >= 0 && end <= off) {
 		return nil, fmt.Errorf("get blob %s@%s: bytes from %d to %d are no range", repo, dgst, off, end)
 	}

@@ -200,10 +200,7 @@ type redacted struct {
 
 func (e *redacted) Error() string { return e.text }
 
-// Is hides io.EOF: to a reader that would mean that all went well.
-func (e *redacted) Is(target error) bool {
-	return target != io.EOF && errors.Is(e.err, target)
-}
+func (e *redacted) Is(target error) bool { return errors.Is(e.err, target) }
 
 func (e *redacted) As(target any) bool { return errors.As(e.err, target) }
 
@@ -217,7 +214,7 @@ func redact(err error) error {
 	case errors.As(err, &failed):
 		text = "token service: " + failed.Err.Error()
 	}
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) { // It must not stay: to a reader it would mean that all went well.
 		return &redacted{text: "connection closed without an answer", err: io.ErrUnexpectedEOF}
 	}
 	return &redacted{text: cut(clean(text), maxErrorMessage), err: err}

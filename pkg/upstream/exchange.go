@@ -95,7 +95,9 @@ func (c *Client) round(ctx context.Context, reg *registry, r *request, use func(
 	return nil // Unreachable: a registry has endpoints, and the last one returns.
 }
 
-func (c *Client) askOne(ctx context.Context, reg *registry, i int, r *request, use func(int, *http.Response) error) *Error {
+func (c *Client) askOne(
+	ctx context.Context, reg *registry, i int, r *request, use func(int, *http.Response) error,
+) *Error {
 	ep := reg.endpoints[i]
 	resp, err := c.exchange(ctx, reg, ep, r)
 	if err != nil {
@@ -105,7 +107,7 @@ func (c *Client) askOne(ctx context.Context, reg *registry, i int, r *request, u
 		}
 		return failed
 	}
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent && !slices.Contains(r.also, resp.StatusCode) {
+	if s := resp.StatusCode; s != http.StatusOK && s != http.StatusPartialContent && !slices.Contains(r.also, s) {
 		return r.refused(ep, resp, time.Now())
 	}
 	if err := use(i, resp); err != nil {
@@ -160,7 +162,9 @@ func (r *request) broken(ep *endpoint, err error) *Error { return r.failed(ep, E
 
 // send sends the request to one address. At the endpoint's own origin it answers a challenge; elsewhere it shows
 // neither credentials nor for whom it asks.
-func (c *Client) send(ctx context.Context, reg *registry, ep *endpoint, r *request, u *url.URL) (*http.Response, error) {
+func (c *Client) send(
+	ctx context.Context, reg *registry, ep *endpoint, r *request, u *url.URL,
+) (*http.Response, error) {
 	req := (&http.Request{
 		Method: r.method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: r.header.Clone(),
 	}).WithContext(ctx)
@@ -258,7 +262,9 @@ func (c *Client) open(ctx context.Context, r *request, bulk bool) (*registry, fu
 
 // small asks for something that fits into memory, and hands its bytes and headers to use. More than most bytes are
 // refused.
-func (c *Client) small(ctx context.Context, r *request, most int64, use func(ep *endpoint, resp *http.Response, body []byte) error) error {
+func (c *Client) small(
+	ctx context.Context, r *request, most int64, use func(ep *endpoint, resp *http.Response, body []byte) error,
+) error {
 	reg, release, err := c.open(ctx, r, false)
 	if err != nil {
 		return err

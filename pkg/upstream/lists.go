@@ -95,7 +95,9 @@ type Referrers struct {
 
 // Referrers lists the manifests that have dgst as their subject, all pages together. A registry without the API is
 // asked for the tag that clients keep the list under instead.
-func (c *Client) Referrers(ctx context.Context, repo reference.Repository, dgst digest.Digest, artifactType string, o Origin) (Referrers, error) {
+func (c *Client) Referrers(
+	ctx context.Context, repo reference.Repository, dgst digest.Digest, artifactType string, o Origin,
+) (Referrers, error) {
 	found := Referrers{Index: emptyIndex()}
 	left := c.cfg.MaxManifestBytes
 	query := url.Values{}
@@ -127,7 +129,8 @@ func (c *Client) referrersPage(
 ) (page Referrers, next url.Values, size int64, err error) {
 	r := &request{
 		op: "list referrers", method: http.MethodGet, repo: repo, object: dgst.String(),
-		path: "referrers/" + dgst.String(), query: query, header: http.Header{"Accept": {ocispec.MediaTypeImageIndex}}, origin: o,
+		path: "referrers/" + dgst.String(), query: query,
+		header: http.Header{"Accept": {ocispec.MediaTypeImageIndex}}, origin: o,
 	}
 	err = c.small(ctx, r, most, func(ep *endpoint, resp *http.Response, body []byte) error {
 		index, err := readIndex(body)
@@ -169,7 +172,9 @@ func noReferrersAPI(err error) bool {
 }
 
 // referrersByTag reads the index under the referrers tag (distribution specification, "Referrers Tag Schema").
-func (c *Client) referrersByTag(ctx context.Context, repo reference.Repository, dgst digest.Digest, o Origin) (Referrers, error) {
+func (c *Client) referrersByTag(
+	ctx context.Context, repo reference.Repository, dgst digest.Digest, o Origin,
+) (Referrers, error) {
 	ref := reference.Reference{Repository: repo, Tag: referrersTag(dgst)}
 	m, err := c.Manifest(ctx, ref, o)
 	if errors.Is(err, ErrNotFound) {

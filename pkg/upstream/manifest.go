@@ -138,7 +138,9 @@ func manifestType(contentType string, body []byte) (string, error) {
 // Head asks what a tag or digest means. A registry that answers that nothing changed since known was seen costs
 // nothing, and the descriptor then has known's digest alone. Where a registry does not do HEAD, or leaves out what
 // is needed, the manifest is fetched instead.
-func (c *Client) Head(ctx context.Context, ref reference.Reference, known digest.Digest, o Origin) (ocispec.Descriptor, error) {
+func (c *Client) Head(
+	ctx context.Context, ref reference.Reference, known digest.Digest, o Origin,
+) (ocispec.Descriptor, error) {
 	r := c.manifestRequest("head manifest", http.MethodHead, ref, o)
 	if known != "" {
 		r.header.Set("If-None-Match", `"`+known.String()+`"`)
@@ -187,7 +189,9 @@ func headUnsupported(err error) bool {
 
 // StatBlob asks for a blob's size. The descriptor has digest and size, and the media type that a registry takes
 // blobs for, which says nothing.
-func (c *Client) StatBlob(ctx context.Context, repo reference.Repository, dgst digest.Digest, o Origin) (ocispec.Descriptor, error) {
+func (c *Client) StatBlob(
+	ctx context.Context, repo reference.Repository, dgst digest.Digest, o Origin,
+) (ocispec.Descriptor, error) {
 	r := blobRequest("head blob", http.MethodHead, repo, dgst, o)
 	desc := ocispec.Descriptor{Digest: dgst, MediaType: "application/octet-stream", Size: -1}
 	err := c.small(ctx, r, 0, func(_ *endpoint, resp *http.Response, _ []byte) error {

@@ -103,8 +103,10 @@ type endpoint struct {
 	dead   atomic.Int64 // Until when it is passed over, in Unix nanoseconds.
 }
 
-// registry finds or makes a registry's state. Two goroutines may make one at once; the later one is used from then on.
+// registry finds or makes a registry's state.
 func (c *Client) registry(host string) (*registry, error) {
+	c.making.Lock()
+	defer c.making.Unlock()
 	if r, ok := c.registries.Get(host); ok {
 		return r, nil
 	}

@@ -125,7 +125,9 @@ func (t *transports) closeIdle() {
 
 // roundTrip sends one request and waits for the head of its answer, for Connect and FirstByte together at most. The
 // answer's body fails with errStalled when it stays silent for Progress, and must be closed.
-func (c *Client) roundTrip(ctx context.Context, rt http.RoundTripper, req *http.Request, host string) (*http.Response, error) {
+func (c *Client) roundTrip(
+	ctx context.Context, rt http.RoundTripper, req *http.Request, host string,
+) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.cfg.Timeouts.Connect+c.cfg.Timeouts.FirstByte, func() { cancel(errFirstByte) })
 	resp, err := rt.RoundTrip(req.WithContext(ctx))
@@ -139,7 +141,9 @@ func (c *Client) roundTrip(ctx context.Context, rt http.RoundTripper, req *http.
 		return nil, err
 	}
 	c.metrics.answered(host, resp.StatusCode)
-	body := &body{inner: resp.Body, ctx: ctx, cancel: cancel, progress: c.cfg.Timeouts.Progress, bytes: c.metrics.received(host)}
+	body := &body{
+		inner: resp.Body, ctx: ctx, cancel: cancel, progress: c.cfg.Timeouts.Progress, bytes: c.metrics.received(host),
+	}
 	body.timer = time.AfterFunc(body.progress, func() { cancel(errStalled) })
 	body.timer.Stop()
 	resp.Body = body

@@ -34,7 +34,7 @@ const (
 // Config configures a Client. The zero value works: every registry at its own address, without credentials.
 type Config struct {
 	// Registries says how to reach a registry, by host as reference.ParseRegistry gives it. Default: each at its own
-	// address. It is called again now and then, from many goroutines at once.
+	// address. It is called again now and then, by one goroutine at a time.
 	Registries func(host string) Registry
 	// Credentials is the path of a Docker config.json, whose credHelpers and credsStore are used too. Default: none.
 	// The file is read again whenever a registry asks who we are, so a changed secret needs no restart.
@@ -104,6 +104,7 @@ type Origin struct {
 // for; Close ends those.
 type Client struct {
 	cfg        Config
+	making     sync.Mutex // Held while a registry's state is made: two of them would have tokens and limits each.
 	registries *lru.Cache[string, *registry]
 	targets    *lru.Cache[targetKey, target]
 	transports *transports
