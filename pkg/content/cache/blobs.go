@@ -1,0 +1,179 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/opencontainers/go-digest"
+)
+
+// Open implements content.Store. The blob can't be evicted until it is closed.
+func (c *Cache) Open(ctx context.Context, dgst digest.Digest) (content.Blob, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil, fmt.Errorf("open %s: %w", dgst, ErrClosed)
+	}
+	e := c.ledger.use(dgst, c.cfg.Now())
+	if e == nil {
+		c.mu.Unlock()
+		return nil, fmt.Errorf("cache: %s: %w", dgst, content.ErrNotFound)
+	}
+	mediaType := e.mediaType
+	c.mu.Unlock()
+
+	file, err := c.openFile(e)
+	if err != nil {
+		c.unpin(e)
+		return nil, err
+	}
+	return content.NewFile(file, e.size, mediaType, func() { c.unpin(e) }), nil
+}
+
+// openFile opens a held blob's file. A file that is gone, or that somebody cut short, is a miss and no longer held:
+// the mirror must find out before it promises bytes to a client.
+func (c *Cache) openFile(e *entry) (*os.File, error) {
+	file, err := os.Open(c.dir.blob(e.digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		c.drop(e, "its file is gone")
+		return nil, fmt.Errorf("cache: %s: its file is gone: %w", e.digest, content.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cache: %w", err), file.Close())
+	}
+	if info.Size() != e.size {
+		c.drop(e, "its file has the wrong size")
+		return nil, errors.Join(
+			fmt.Errorf("cache: %s has %d bytes instead of %d: %w", e.digest, info.Size(), e.size, content.ErrNotFound),
+			file.Close())
+	}
+	return file, nil
+}
+
+func (c *Cache) unpin(e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.unpin(e)
+}
+
+// drop removes a blob that turned out not to be what it should.
+func (c *Cache) drop(e *entry, why string) {
+	c.names.Lock()
+	defer c.names.Unlock()
+	c.mu.Lock()
+	held := e.held() && !c.closed
+	if held {
+		c.ledger.remove(e)
+	}
+	c.mu.Unlock()
+	if held {
+		c.log.Info("dropped a blob from the cache", "digest", e.digest, "reason", why)
+		c.unlink(e)
+	}
+}
+
+// Delete removes a blob, and gives an error that wraps content.ErrNotFound if it is not held. Who reads it reads on.
+func (c *Cache) Delete(_ context.Context, dgst digest.Digest) error {
+	c.names.Lock()
+	defer c.names.Unlock()
+	c.mu.Lock()
+	e, closed := c.ledger.blobs[dgst], c.closed
+	if e != nil && !closed {
+		c.ledger.remove(e)
+	}
+	c.mu.Unlock()
+	switch {
+	case closed:
+		return fmt.Errorf("delete %s: %w", dgst, ErrClosed)
+	case e == nil:
+		return fmt.Errorf("cache: %s: %w", dgst, content.ErrNotFound)
+	}
+	c.unlink(e)
+	return nil
+}
+
+// unlink takes the name from the file of a blob that is no longer held. c.names must be held since before it went.
+func (c *Cache) unlink(e *entry) {
+	if err := os.Remove(c.dir.blob(e.digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.log.Error(err, "can't remove a blob that is no longer cached; the next start will find it again", "digest", e.digest)
+	}
+}
+
+// evicted removes the files of blobs that the ledger chose as victims. c.names must be held since before that.
+func (c *Cache) evicted(victims []*entry) {
+	for _, e := range victims {
+		c.unlink(e)
+		c.log.V(1).Info("evicted a blob from the cache", "digest", e.digest, "bytes", e.size, "lastUse", e.lastUse)
+	}
+	c.evictions.Add(float64(len(victims)))
+}
+
+// promise is the space that a blob on its way has.
+type promise struct {
+	size int64
+	kept bool // False: of the spool's, and the blob won't be kept.
+}
+
+// reserve finds space for a blob on its way, by evicting others if it must.
+func (c *Cache) reserve(size int64) (promise, error) {
+	c.mu.Lock()
+	switch {
+	case c.closed:
+		c.mu.Unlock()
+		return promise{}, ErrClosed
+	case c.space.full:
+		c.mu.Unlock()
+		return promise{}, fmt.Errorf("%w: the disk is full", ErrNoSpace)
+	}
+	_, ok := c.ledger.reserve(size, false)
+	c.mu.Unlock()
+	if ok {
+		return promise{size, true}, nil
+	}
+
+	c.names.Lock()
+	defer c.names.Unlock()
+	c.mu.Lock()
+	victims, kept := c.ledger.reserve(size, true)
+	ok = kept || c.ledger.spool(size)
+	c.mu.Unlock()
+	c.evicted(victims)
+	if !ok {
+		return promise{}, fmt.Errorf("%w: the bounds are %d bytes and %d bytes for what is not kept, and what is being read can't be evicted",
+			ErrNoSpace, c.cfg.MaxBytes, c.cfg.SpoolBytes)
+	}
+	return promise{size, kept}, nil
+}
+
+// release gives a promise back.
+func (c *Cache) release(p promise) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p.kept {
+		c.ledger.release(p.size)
+	} else {
+		c.ledger.unspool(p.size)
+	}
+}
+
+// free evicts at least size bytes because the disk has no room, and tells whether it could.
+func (c *Cache) free(size int64) bool {
+	c.names.Lock()
+	defer c.names.Unlock()
+	c.mu.Lock()
+	victims := c.ledger.free(size)
+	c.mu.Unlock()
+	c.evicted(victims)
+	return len(victims) > 0
+}

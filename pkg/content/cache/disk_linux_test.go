@@ -1,0 +1,235 @@
+package cache_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/content/cache"
+	"github.com/kioo-dev/kioo/pkg/content/contenttest"
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// smallDisk mounts a file system of 8 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m,mode=700")
+	if errors.Is(err, fs.ErrPermission) {
+		t.Skipf("only root can mount a small disk: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return dir
+}
+
+// fill takes what the disk has left, but for some bytes.
+func fill(t *testing.T, disk string, but int) string {
+	t.Helper()
+	var stat syscall.Statfs_t
+	if err := syscall.Statfs(disk, &stat); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(disk, "others")
+	if err := os.WriteFile(path, make([]byte, int(stat.Bavail)*int(stat.Bsize)-but), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// recorder is a log that can be read.
+type recorder struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (r *recorder) logger() logr.Logger {
+	return funcr.New(func(_, args string) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.lines = append(r.lines, args)
+	}, funcr.Options{})
+}
+
+func (r *recorder) count(text string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, line := range r.lines {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+func checkDisabled(t *testing.T, registry *prometheus.Registry, want string) {
+	t.Helper()
+	err := testutil.GatherAndCompare(registry, strings.NewReader(
+		"# HELP kioo_cache_disabled 1 while nothing new is cached because the disk is full.\n"+
+			"# TYPE kioo_cache_disabled gauge\nkioo_cache_disabled "+want+"\n"), "kioo_cache_disabled")
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFullDisk has a disk run full under the cache, and get room again.
+func TestFullDisk(t *testing.T) {
+	disk := smallDisk(t)
+	synctest.Test(t, func(t *testing.T) {
+		var log recorder
+		registry := prometheus.NewRegistry()
+		c := openCache(t, cache.Config{
+			Dir: filepath.Join(disk, "cache"), MaxBytes: 1 << 30, Log: log.logger(), Registerer: registry,
+		})
+		go func() { _ = c.Run(t.Context()) }()
+		first := put(t, c, "", contenttest.Body(1, 1<<20))
+		others := fill(t, disk, 100_000)
+
+		checkDisabled(t, registry, "0")
+		for range 5 {
+			if _, err := c.Create(digest.FromString("large"), 3<<20); !errors.Is(err, cache.ErrNoSpace) {
+				t.Fatalf("Create gave %v, want ErrNoSpace", err)
+			}
+			small := []byte("small")
+			if err := c.Put(t.Context(), descriptor("", small), small); !errors.Is(err, cache.ErrNoSpace) {
+				t.Fatalf("Put gave %v, want ErrNoSpace", err)
+			}
+		}
+		checkDisabled(t, registry, "1")
+		if n := log.count("the disk is full"); n != 1 {
+			t.Errorf("%d warnings, want 1: %q", n, log.lines)
+		}
+		if !holds(t, c, first) {
+			t.Error("what is held is no longer served")
+		}
+		if err := c.SetTag(t.Context(), tagRef("v1"), content.Tag{Target: descriptor("", []byte("x"))}); err != nil &&
+			!errors.Is(err, cache.ErrNoSpace) {
+			t.Errorf("SetTag gave %v", err)
+		}
+		if _, err := c.Tag(t.Context(), tagRef("v1")); err != nil {
+			t.Errorf("a tag is not remembered: %v", err)
+		}
+
+		time.Sleep(time.Minute) // Of the bubble's clock: probes go by, and find nothing.
+		synctest.Wait()
+		checkDisabled(t, registry, "1")
+		if err := os.Remove(others); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		checkDisabled(t, registry, "0")
+		body := contenttest.Body(2, 3<<20)
+		if !bytes.Equal(read(t, c, ingest(t, c, "", body)), body) {
+			t.Error("blob reads differently after the disk had room again")
+		}
+		if n := log.count("caching goes on"); n != 1 {
+			t.Errorf("the log says %d times that there is room again, want 1", n)
+		}
+	})
+}
+
+// TestFullDiskEvicts has others fill the disk while the cache is far from its own bound: it gives way.
+func TestFullDiskEvicts(t *testing.T) {
+	disk := smallDisk(t)
+	registry := prometheus.NewRegistry()
+	c := openCache(t, cache.Config{Dir: filepath.Join(disk, "cache"), MaxBytes: 1 << 30, Registerer: registry})
+	old := put(t, c, "", contenttest.Body(1, 2<<20))
+	used := put(t, c, "", contenttest.Body(2, 2<<20))
+	fill(t, disk, 100_000)
+	newest := ingest(t, c, "", contenttest.Body(3, 2<<20))
+	if holds(t, c, old) || !holds(t, c, used) || !holds(t, c, newest) {
+		t.Error("not the least recently used blob made room")
+	}
+	checkDisabled(t, registry, "0")
+}
+
+// TestFullDiskMidway writes into an ingest whose space the file system did not really promise.
+func TestFullDiskMidway(t *testing.T) {
+	disk := smallDisk(t)
+	registry := prometheus.NewRegistry()
+	c := openCache(t, cache.Config{Dir: filepath.Join(disk, "cache"), MaxBytes: 1 << 30, Registerer: registry})
+	body := contenttest.Body(1, 3<<20)
+	i, err := c.Create(digest.FromBytes(body), int64(len(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Discard()
+	if _, err := i.WriteAt(body[:1<<20], 0); err != nil {
+		t.Fatal(err)
+	}
+	ingests, err := filepath.Glob(filepath.Join(disk, "cache", "ingest", "*"))
+	if err != nil || len(ingests) != 1 {
+		t.Fatalf("ingests: %v, %v", ingests, err)
+	}
+	for _, size := range []int64{1 << 20, int64(len(body))} { // Takes the space away that fallocate gave.
+		if err := os.Truncate(ingests[0], size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(t, disk, 100_000)
+	if n, err := i.WriteAt(body[1<<20:], 1<<20); !errors.Is(err, cache.ErrNoSpace) {
+		t.Errorf("WriteAt gave %d, %v, want ErrNoSpace", n, err)
+	}
+	checkDisabled(t, registry, "1")
+	if _, err := i.ReadAt(make([]byte, 1<<20), 0); err != nil {
+		t.Errorf("what had arrived can't be read any more: %v", err)
+	}
+}
+
+// TestFullDiskAtStart has no room even for an index.
+func TestFullDiskAtStart(t *testing.T) {
+	disk := smallDisk(t)
+	dir := filepath.Join(disk, "cache")
+	first := openCache(t, cache.Config{Dir: dir, MaxBytes: 1 << 30})
+	body := contenttest.Body(1, 1<<20)
+	dgst := put(t, first, "", body)
+	closeCache(t, first)
+	if err := os.Remove(filepath.Join(dir, "index.db")); err != nil {
+		t.Fatal(err)
+	}
+	others := fill(t, disk, 0)
+	synctest.Test(t, func(t *testing.T) {
+		var log recorder
+		registry := prometheus.NewRegistry()
+		c := openCache(t, cache.Config{Dir: dir, MaxBytes: 1 << 30, Log: log.logger(), Registerer: registry})
+		go func() { _ = c.Run(t.Context()) }()
+		checkDisabled(t, registry, "1")
+		if !bytes.Equal(read(t, c, dgst), body) {
+			t.Error("what is held is not served")
+		}
+		if err := os.Remove(others); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		checkDisabled(t, registry, "0")
+		if err := c.SetTag(t.Context(), tagRef("v1"), content.Tag{Target: descriptor("", []byte("x"))}); err != nil {
+			t.Error(err)
+		}
+	})
+	again := openCache(t, cache.Config{Dir: dir, MaxBytes: 1 << 30})
+	if _, err := again.Tag(t.Context(), tagRef("v1")); err != nil || !holds(t, again, dgst) {
+		t.Errorf("the index was not made once there was room: %v", err)
+	}
+}

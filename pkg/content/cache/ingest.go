@@ -1,0 +1,290 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// maxMediaType bounds media types; RFC 6838 allows 127 characters on each side of the slash.
+const maxMediaType = 255
+
+// stage is how far an ingest is.
+type stage int
+
+const (
+	arriving  stage = iota // May be written.
+	syncing                // Complete; no more writes.
+	committed              // Held by the cache, and pinned.
+	discarded              // Over.
+)
+
+// Ingest is a file for a blob on its way: space on the disk that is promised to it, and may be written in any order
+// and read meanwhile. What of it is valid is for its owner to know. It is safe for concurrent use.
+//
+// Discard has to be called in the end, whether it was committed or not.
+type Ingest struct {
+	cache   *Cache
+	digest  digest.Digest
+	promise promise
+	file    *os.File
+
+	ending sync.Mutex // Makes Commit and Discard exclude each other.
+
+	mu    sync.RWMutex // Guards what follows. Writers hold it for reading.
+	stage stage
+	path  string
+	entry *entry // Set once committed.
+}
+
+// Create makes room for a blob of that many bytes, by evicting others if it must. The error wraps ErrNoSpace if there
+// can't be room.
+func (c *Cache) Create(dgst digest.Digest, size int64) (*Ingest, error) {
+	if _, err := reference.ParseDigest(dgst.String()); err != nil {
+		return nil, fmt.Errorf("create ingest: %w", err)
+	}
+	if size < 0 {
+		return nil, fmt.Errorf("create ingest for %s: a size of %d bytes", dgst, size)
+	}
+	p, err := c.reserve(size)
+	if err != nil {
+		return nil, fmt.Errorf("create ingest for %s of %d bytes: %w", dgst, size, err)
+	}
+	file, err := c.createFile(dgst, size)
+	if isNoSpace(err) && c.free(size) {
+		file, err = c.createFile(dgst, size)
+	}
+	if err != nil {
+		c.release(p)
+		return nil, fmt.Errorf("create ingest for %s of %d bytes: %w", dgst, size, c.noSpace(err, size))
+	}
+	return &Ingest{cache: c, digest: dgst, promise: p, file: file, path: file.Name()}, nil
+}
+
+func (c *Cache) createFile(dgst digest.Digest, size int64) (*os.File, error) {
+	file, err := os.CreateTemp(c.dir.ingest(), dgst.Encoded()[:12]+"-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := allocate(file, size); err != nil {
+		return nil, errors.Join(err, file.Close(), os.Remove(file.Name()))
+	}
+	return file, nil
+}
+
+// noSpace turns caching off if err says that the disk is full, and makes it an ErrNoSpace then.
+func (c *Cache) noSpace(err error, size int64) error {
+	if !isNoSpace(err) {
+		return err
+	}
+	c.turnOff(err, size)
+	return fmt.Errorf("%w: %w", ErrNoSpace, err)
+}
+
+// Kept tells whether Commit will keep the blob. It does not where Config.SpoolBytes gave the space.
+func (i *Ingest) Kept() bool { return i.promise.kept }
+
+// WriteAt implements io.WriterAt within the blob's size, until Commit. The error wraps ErrNoSpace when the disk is
+// full.
+func (i *Ingest) WriteAt(p []byte, off int64) (int, error) {
+	if err := content.CheckRange(i.promise.size, off, int64(len(p))); err != nil {
+		return 0, fmt.Errorf("write to ingest of %s: %w", i.digest, err)
+	}
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	if i.stage != arriving {
+		return 0, fmt.Errorf("write to ingest of %s: it has ended", i.digest)
+	}
+	n, err := i.file.WriteAt(p, off)
+	if err != nil {
+		return n, fmt.Errorf("write to ingest of %s: %w", i.digest, i.cache.noSpace(err, i.promise.size))
+	}
+	return n, nil
+}
+
+// ReadAt implements io.ReaderAt, until Discard.
+func (i *Ingest) ReadAt(p []byte, off int64) (int, error) { return i.file.ReadAt(p, off) }
+
+// Reader opens the file once more, with an offset of its own, so that it can be handed to sendfile(2). The caller
+// closes it; it outlives the ingest. While the ingest is not discarded, its space is accounted for.
+func (i *Ingest) Reader() (*os.File, error) {
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	if i.stage == discarded {
+		return nil, fmt.Errorf("read ingest of %s: it has ended", i.digest)
+	}
+	file, err := os.Open(i.path)
+	if errors.Is(err, os.ErrNotExist) {
+		// Its name was taken from it after Commit, but the file is still there for who has it open.
+		file, err = os.Open("/proc/self/fd/" + strconv.Itoa(int(i.file.Fd())))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read ingest of %s: %w", i.digest, err)
+	}
+	return file, nil
+}
+
+// Commit makes the blob held, on disk. The caller has verified that what was written is what the digest says. It
+// waits until the disk has all of it, which takes seconds for large blobs: readers should have their bytes by then.
+// The blob is pinned until Discard. The error wraps ErrNoSpace when the blob can't be kept; it can still be read here.
+func (i *Ingest) Commit(ctx context.Context, mediaType string) error {
+	i.ending.Lock()
+	defer i.ending.Unlock()
+	if err := i.begin(ctx, mediaType); err != nil {
+		return fmt.Errorf("commit %s: %w", i.digest, err)
+	}
+	c := i.cache
+	if err := i.file.Sync(); err != nil {
+		return fmt.Errorf("commit %s: sync: %w", i.digest, c.noSpace(err, i.promise.size))
+	}
+	if err := i.name(mediaType); err != nil {
+		return fmt.Errorf("commit %s: %w", i.digest, c.noSpace(err, i.promise.size))
+	}
+	if err := syncDir(filepath.Dir(c.dir.blob(i.digest))); err != nil {
+		return fmt.Errorf("commit %s: sync directory: %w", i.digest, c.noSpace(err, i.promise.size))
+	}
+	if err := c.flush(); err != nil {
+		// The blob is held all the same: the change waits for the next flush, and start-up adopts what has no record.
+		c.log.V(1).Info("the index does not have a new blob yet", "digest", i.digest, "cause", err.Error())
+	}
+	return nil
+}
+
+func (i *Ingest) begin(ctx context.Context, mediaType string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(mediaType) > maxMediaType {
+		return fmt.Errorf("a media type of %d characters", len(mediaType))
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.stage != arriving {
+		return errors.New("it has ended") // Also after a sync failed: a second one would wrongly succeed.
+	}
+	if !i.promise.kept {
+		return fmt.Errorf("%w to keep it", ErrNoSpace)
+	}
+	i.stage = syncing
+	return nil
+}
+
+// name gives the file its name in the cache, in place of any other of that digest: this one was verified just now.
+func (i *Ingest) name(mediaType string) error {
+	c := i.cache
+	c.names.Lock()
+	defer c.names.Unlock()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	c.mu.Lock()
+	closed := c.closed
+	c.mu.Unlock()
+	if closed {
+		return ErrClosed // The directory may be another process's by now.
+	}
+	path := c.dir.blob(i.digest)
+	if err := os.Rename(i.path, path); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.release(i.promise.size)
+	now := c.cfg.Now()
+	c.ledger.add(i.digest, i.promise.size, mediaType, now)
+	i.entry = c.ledger.use(i.digest, now)
+	i.stage, i.path = committed, path
+	return nil
+}
+
+// Discard ends the ingest. If it was not committed, its file is removed; if it was, the blob is no longer pinned.
+// Files that Reader opened stay readable. Calling it again does nothing more.
+func (i *Ingest) Discard() error {
+	i.ending.Lock()
+	defer i.ending.Unlock()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	was := i.stage
+	i.stage = discarded
+	if was == discarded {
+		return nil
+	}
+	err := i.file.Close()
+	if was == committed {
+		i.cache.unpin(i.entry)
+	} else {
+		if removeErr := os.Remove(i.path); !errors.Is(removeErr, os.ErrNotExist) { // A later cache wiped it.
+			err = errors.Join(err, removeErr)
+		}
+		i.cache.release(i.promise)
+	}
+	if err != nil {
+		return fmt.Errorf("discard ingest of %s: %w", i.digest, err)
+	}
+	return nil
+}
+
+// Put makes the cache hold a small blob: a manifest. It verifies the digest, and returns when the disk has it. The
+// error wraps ErrNoSpace if it can't be kept.
+func (c *Cache) Put(ctx context.Context, desc ocispec.Descriptor, body []byte) (err error) {
+	if _, err := reference.ParseDigest(desc.Digest.String()); err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	if int64(len(body)) != desc.Size {
+		return fmt.Errorf("put %s: %d bytes instead of %d", desc.Digest, len(body), desc.Size)
+	}
+	if got := desc.Digest.Algorithm().FromBytes(body); got != desc.Digest {
+		return fmt.Errorf("put %s: the bytes have digest %s", desc.Digest, got)
+	}
+	if c.touch(desc, body) {
+		return nil
+	}
+	ingest, err := c.Create(desc.Digest, desc.Size)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ingest.Discard()) }()
+	if _, err := ingest.WriteAt(body, 0); err != nil {
+		return err
+	}
+	return ingest.Commit(ctx, desc.MediaType)
+}
+
+// touch counts a use of a blob if it is held with just these bytes, and notes its media type.
+func (c *Cache) touch(desc ocispec.Descriptor, body []byte) bool {
+	c.mu.Lock()
+	e := (*entry)(nil)
+	if !c.closed && len(desc.MediaType) <= maxMediaType {
+		e = c.ledger.use(desc.Digest, c.cfg.Now())
+	}
+	c.mu.Unlock()
+	if e == nil {
+		return false
+	}
+	defer c.unpin(e)
+	file, err := c.openFile(e)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	held := make([]byte, len(body))
+	if _, err := io.ReadFull(file, held); err != nil || !bytes.Equal(held, body) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.held() {
+		c.ledger.retype(e, desc.MediaType)
+	}
+	return e.held()
+}
