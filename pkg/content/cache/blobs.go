@@ -106,7 +106,8 @@ func (c *Cache) Delete(_ context.Context, dgst digest.Digest) error {
 // unlink takes the name from the file of a blob that is no longer held. c.names must be held since before it went.
 func (c *Cache) unlink(e *entry) {
 	if err := os.Remove(c.dir.blob(e.digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.log.Error(err, "can't remove a blob that is no longer cached; the next start will find it again", "digest", e.digest)
+		c.log.Error(err, "can't remove a blob that is no longer cached; the next start will find it again",
+			"digest", e.digest)
 	}
 }
 
@@ -150,8 +151,8 @@ func (c *Cache) reserve(size int64) (promise, error) {
 	c.mu.Unlock()
 	c.evicted(victims)
 	if !ok {
-		return promise{}, fmt.Errorf("%w: the bounds are %d bytes and %d bytes for what is not kept, and what is being read can't be evicted",
-			ErrNoSpace, c.cfg.MaxBytes, c.cfg.SpoolBytes)
+		return promise{}, fmt.Errorf("%w: %d bytes may be held, %d spooled, and what is being read can't go", ErrNoSpace,
+			 c.cfg.MaxBytes, c.cfg.SpoolBytes)
 	}
 	return promise{size, kept}, nil
 }

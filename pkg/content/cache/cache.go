@@ -194,7 +194,7 @@ func (c *Cache) Run(ctx context.Context) error {
 		case <-flush.C:
 			err := c.flush()
 			if err != nil && !failing {
-				c.log.Error(err, "the cache's index can't be written: the next start will have to rebuild what is missing")
+				c.log.Error(err, "the cache's index can't be written: the next start has to rebuild what it lacks")
 			}
 			failing = err != nil
 		}

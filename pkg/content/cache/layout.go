@@ -73,7 +73,7 @@ func lockDir(path string, timeout time.Duration) (*os.File, error) {
 		case <-poll.C:
 		case <-deadline.C:
 			return nil, errors.Join(
-				fmt.Errorf("another process has the directory, and kept it for %s: is another kioo running on it?", timeout),
+				fmt.Errorf("another process has the directory, and kept it for %s: is kioo running twice?", timeout),
 				dir.Close())
 		}
 	}

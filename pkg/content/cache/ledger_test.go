@@ -207,7 +207,8 @@ func (r *rivals) unpin() {
 	}
 	i := r.random.IntN(len(r.pins))
 	e := r.pins[i]
-	if !e.held() && slices.ContainsFunc(r.pins, func(o *entry) bool { return o != e && o.digest == e.digest && !o.held() }) {
+	rival := func(o *entry) bool { return o != e && o.digest == e.digest && !o.held() }
+	if !e.held() && slices.ContainsFunc(r.pins, rival) {
 		return
 	}
 	r.pins = slices.Delete(r.pins, i, i+1)

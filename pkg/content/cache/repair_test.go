@@ -236,7 +236,8 @@ func TestVerify(t *testing.T) {
 	}
 	closeCache(t, c)
 
-	if report, err := cache.Verify(t.Context(), dir, nil); err != nil || report.Checked != 1 || len(report.Dropped) != 0 {
+	report, err = cache.Verify(t.Context(), dir, nil)
+	if err != nil || report.Checked != 1 || len(report.Dropped) != 0 {
 		t.Errorf("the second time: %+v, %v", report, err)
 	}
 	if _, err := cache.Verify(t.Context(), filepath.Join(dir, "elsewhere"), nil); err == nil {

@@ -20,7 +20,6 @@ import (
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Fixture is a fresh store, and what a test has to be able to do to it behind its interface.
@@ -388,18 +387,5 @@ func testManyOpenOfOne(t *testing.T, f Fixture) {
 				t.Errorf("blob %d reads differently in round %d", j, i)
 			}
 		}
-	}
-}
-
-func testMediaTypes(t *testing.T, f Fixture) {
-	manifest := []byte(`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[]}`)
-	f.Put(t, ocispec.MediaTypeImageIndex, manifest)
-	if got := open(t, f.Store, digest.FromBytes(manifest)).MediaType(); got != ocispec.MediaTypeImageIndex {
-		t.Errorf("media type of a manifest is %q, want %q", got, ocispec.MediaTypeImageIndex)
-	}
-	layer := []byte("not really a layer")
-	f.Put(t, ocispec.MediaTypeImageLayerGzip, layer)
-	if got := open(t, f.Store, digest.FromBytes(layer)).MediaType(); got != "" && got != ocispec.MediaTypeImageLayerGzip {
-		t.Errorf("media type of a layer is %q, want none or %q", got, ocispec.MediaTypeImageLayerGzip)
 	}
 }

@@ -11,6 +11,19 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+func testMediaTypes(t *testing.T, f Fixture) {
+	manifest := []byte(`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[]}`)
+	f.Put(t, ocispec.MediaTypeImageIndex, manifest)
+	if got := open(t, f.Store, digest.FromBytes(manifest)).MediaType(); got != ocispec.MediaTypeImageIndex {
+		t.Errorf("media type of a manifest is %q, want %q", got, ocispec.MediaTypeImageIndex)
+	}
+	layer := []byte("not really a layer")
+	f.Put(t, ocispec.MediaTypeImageLayerGzip, layer)
+	if got := open(t, f.Store, digest.FromBytes(layer)).MediaType(); got != "" && got != ocispec.MediaTypeImageLayerGzip {
+		t.Errorf("media type of a layer is %q, want none or %q", got, ocispec.MediaTypeImageLayerGzip)
+	}
+}
+
 func testTags(t *testing.T, f Fixture) {
 	store, ok := f.Store.(content.TagStore)
 	if !ok {
