@@ -152,7 +152,7 @@ func (c *Cache) reserve(size int64) (promise, error) {
 	c.evicted(victims)
 	if !ok {
 		return promise{}, fmt.Errorf("%w: %d bytes may be held, %d spooled, and what is being read can't go", ErrNoSpace,
-			 c.cfg.MaxBytes, c.cfg.SpoolBytes)
+			c.cfg.MaxBytes, c.cfg.SpoolBytes)
 	}
 	return promise{size, kept}, nil
 }
