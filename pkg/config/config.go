@@ -21,6 +21,13 @@ const (
 	AnyRegistry = "*"
 	// RegistryVariable stands in an endpoint's URL for the host of the registry that a request is for.
 	RegistryVariable = "{registry}"
+
+	// KeepAuto lets the cache go of what containerd holds.
+	KeepAuto = "auto"
+	// KeepAlways keeps a copy of everything in the cache.
+	KeepAlways = "always"
+	// KeepNever keeps nothing in the cache.
+	KeepNever = "never"
 )
 
 // Config is one node's configuration. Default gives one that is valid; Load and Parse give it with what a file says
@@ -38,6 +45,8 @@ type Config struct {
 	Mirror Mirror `yaml:"mirror"`
 	// Metrics is the second, plain HTTP server, for those who watch the mirror.
 	Metrics Metrics `yaml:"metrics"`
+	// Containerd is the runtime of this node, whose images are served as well, and read only.
+	Containerd Containerd `yaml:"containerd"`
 	// Registries says what is special about single upstream registries. Every other registry is asked directly, at its
 	// own name. Default: none.
 	Registries []Registry `yaml:"registries"`
@@ -46,6 +55,10 @@ type Config struct {
 	// Upstream bounds the waiting for upstream registries. What exceeds a bound counts as a failure of that
 	// endpoint, and the next one is asked. Clients give up on a mirror after half a minute, so keep the sum below it.
 	Upstream Upstream `yaml:"upstream"`
+	// Peers is what members of the fleet serve to each other, over mutual TLS.
+	Peers Peers `yaml:"peers"`
+	// Discovery is how members find each other, and who holds what.
+	Discovery Discovery `yaml:"discovery"`
 	// Flights is about blobs on their way to this node. However many clients ask for one, it is fetched once.
 	Flights Flights `yaml:"flights"`
 	// Cache is the store on disk for what was fetched.
@@ -176,6 +189,9 @@ type Cache struct {
 	MaxBlobs int `yaml:"maxBlobs"`
 	// MaxTags is how many tags are known at once; those confirmed the longest ago go first. Default: 10000.
 	MaxTags int `yaml:"maxTags"`
+	// Keep says what stays here: auto, what containerd lacks or threw away after unpacking; always, a copy of
+	// everything, as containerd's images come and go; never, only what is on its way. Default: auto.
+	Keep string `yaml:"keep"`
 }
 
 // Tags configures how long the mirror trusts what it knows of tags.
@@ -190,6 +206,11 @@ type Tags struct {
 	// NegativeFor is how long a failed look-up is remembered, so that a client that tries again and again can't
 	// hammer upstream. An image pushed within that time is seen that much later. 0s forgets at once. Default: 5s.
 	NegativeFor time.Duration `yaml:"negativeFor"`
+	// Mutable are patterns of tags that are expected to move: upstream is asked for them first, and other members only
+	// when upstream does not answer. All other tags come from members first, which spares upstream. A pattern is
+	// compared with the whole name, as docker.io/library/nginx:1.27, and * stands for any characters, slashes too.
+	// Default: "*:latest".
+	Mutable []string `yaml:"mutable"`
 }
 
 // Log configures the mirror's own log.
@@ -220,7 +241,8 @@ func Default() *Config {
 			MaxConnections:  2048,
 			MaxHops:         4,
 		},
-		Metrics: Metrics{Listen: "127.0.0.1:28504"},
+		Metrics:    Metrics{Listen: "127.0.0.1:28504"},
+		Containerd: Containerd{Namespaces: []string{"k8s.io"}, ConfigFile: "/etc/containerd/config.toml"},
 		Upstream: Upstream{
 			ConnectTimeout:   5 * time.Second,
 			FirstByteTimeout: 10 * time.Second,
@@ -229,9 +251,12 @@ func Default() *Config {
 			Attempts:         3,
 			RetryWithin:      15 * time.Second,
 		},
-		Flights:  Flights{Grace: 30 * time.Second, Max: 256},
-		Cache:    Cache{MaxBytes: 20 << 30, SpoolBytes: 10 << 30, MaxBlobs: 100_000, MaxTags: 10_000},
-		Tags:     Tags{FreshFor: time.Minute, StaleIfError: true, NegativeFor: 5 * time.Second},
+		Peers:   Peers{UploadSlots: 32, UploadQueue: 64},
+		Flights: Flights{Grace: 30 * time.Second, Max: 256},
+		Cache:   Cache{MaxBytes: 20 << 30, SpoolBytes: 10 << 30, MaxBlobs: 100_000, MaxTags: 10_000, Keep: KeepAuto},
+		Tags: Tags{
+			FreshFor: time.Minute, StaleIfError: true, NegativeFor: 5 * time.Second, Mutable: []string{"*:latest"},
+		},
 		Log:      Log{Level: "info", Format: "auto"},
 		Shutdown: Shutdown{Timeout: 30 * time.Second},
 	}

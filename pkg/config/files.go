@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // maxNamedFile bounds the files that a configuration names. A bundle of all public authorities has 250 KiB.
@@ -16,7 +17,12 @@ const maxNamedFile = 4 << 20
 
 // absolute makes all paths absolute: those that are not start at base.
 func (c *Config) absolute(base string) {
-	paths := []*string{&c.DataDir, &c.Credentials.DockerConfig}
+	r := &c.Containerd
+	r.Address = strings.TrimPrefix(r.Address, "unix://")
+	paths := []*string{&c.DataDir, &c.Credentials.DockerConfig, &r.Address, &r.ContentDir, &r.CertsDir, &r.ConfigFile}
+	for i := range c.Peers.KeyFiles {
+		paths = append(paths, &c.Peers.KeyFiles[i])
+	}
 	for i := range c.Registries {
 		for j := range c.Registries[i].Endpoints {
 			e := &c.Registries[i].Endpoints[j]
@@ -40,6 +46,12 @@ func (c *Config) unusable() []Problem {
 			err = fmt.Errorf("%s is not JSON", path)
 		}
 		v.unusable("credentials.dockerConfig", err)
+	}
+	for i, file := range c.Peers.KeyFiles {
+		if file != "" {
+			_, err := readNamed(file) // What it holds is for peer to know.
+			v.unusable(fmt.Sprintf("peers.keyFiles[%d]", i), err)
+		}
 	}
 	for i, r := range c.Registries {
 		for j, e := range r.Endpoints {

@@ -22,8 +22,9 @@ const (
 )
 
 // Load reads a configuration file and checks that the files it names can be used. What is wrong with the
-// configuration comes as *Error.
-func Load(path string) (*Config, error) {
+// configuration comes as *Error. The fields named last, such as peers.listen, are those that the caller sets afterwards:
+// what is wrong with them in the file is left for Validate to find, or to find mended.
+func Load(path string, later ...string) (*Config, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open configuration: %w", err)
@@ -33,7 +34,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration %s: %w", path, err)
 	}
-	return parse(path, data, true)
+	return parse(path, data, true, later...)
 }
 
 // Parse reads a configuration from memory. The name stands for the file in errors, and its directory is where paths
@@ -41,8 +42,11 @@ func Load(path string) (*Config, error) {
 // configuration comes as *Error.
 func Parse(name string, data []byte) (*Config, error) { return parse(name, data, false) }
 
-func parse(name string, data []byte, checkFiles bool) (*Config, error) {
+func parse(name string, data []byte, checkFiles bool, later ...string) (*Config, error) {
 	d := newDecoder()
+	for _, field := range later {
+		d.settled[field] = true
+	}
 	c := Default()
 	if root := d.document(data); root != nil {
 		c.APIVersion, c.Kind = "", "" // A file has to say these itself.

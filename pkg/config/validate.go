@@ -17,7 +17,23 @@ import (
 var pathPrefixGrammar = regexp.MustCompile(`^(/[A-Za-z0-9][A-Za-z0-9._-]*)+$`)
 
 // validation goes through a Config once, brings names into their normal form, and notes what is wrong.
-type validation struct{ problems []Problem }
+type validation struct {
+	problems []Problem
+	// taken holds the field of each address that something listens on.
+	taken map[string]string
+}
+
+// take notes an address to listen on, and whether something listens there already.
+func (v *validation) take(field, address string) {
+	first, ok := v.taken[address]
+	switch {
+	case strings.HasSuffix(address, ":0"): // Any free port is another one each time.
+	case ok:
+		v.add(field, "is the same address as %s", first)
+	default:
+		v.taken[address] = field
+	}
+}
 
 func (v *validation) add(field, format string, args ...any) {
 	v.problems = append(v.problems, Problem{Field: field, Message: fmt.Sprintf(format, args...)})
@@ -57,7 +73,7 @@ func (v *validation) must(field, value, expected string) {
 }
 
 func (c *Config) validate() []Problem {
-	v := new(validation)
+	v := &validation{taken: make(map[string]string)}
 	v.must("apiVersion", c.APIVersion, APIVersion)
 	v.must("kind", c.Kind, Kind)
 	if c.DataDir == "" {
@@ -65,7 +81,11 @@ func (c *Config) validate() []Problem {
 	}
 	c.Mirror.validate(v)
 	c.validateMetrics(v)
+	c.validateContainerd(v)
 	c.validateRegistries(v)
+	c.Peers.validate(v)
+	c.validateDiscovery(v)
+	c.Tags.validate(v)
 
 	const ms, s, m, h = time.Millisecond, time.Second, time.Minute, time.Hour
 	within(v, "upstream.connectTimeout", c.Upstream.ConnectTimeout, ms, m)
@@ -83,6 +103,9 @@ func (c *Config) validate() []Problem {
 	within(v, "tags.freshFor", c.Tags.FreshFor, 0, 30*24*h)
 	within(v, "tags.negativeFor", c.Tags.NegativeFor, 0, h)
 	within(v, "shutdown.timeout", c.Shutdown.Timeout, 0, h)
+	if wrong := oneOf(c.Cache.Keep, KeepAuto, KeepAlways, KeepNever); wrong != "" {
+		v.add("cache.keep", "%s", wrong)
+	}
 	if wrong := oneOf(c.Log.Level, "error", "info", "debug"); wrong != "" {
 		v.add("log.level", "%s", wrong)
 	}
@@ -96,7 +119,6 @@ func (m *Mirror) validate(v *validation) {
 	if len(m.Listen) == 0 {
 		v.add("mirror.listen", "is empty, expected at least one address")
 	}
-	seen := make(map[string]int)
 	for i, address := range m.Listen {
 		field := fmt.Sprintf("mirror.listen[%d]", i)
 		loopback, err := parseListen(address)
@@ -108,10 +130,7 @@ func (m *Mirror) validate(v *validation) {
 			v.add(field, "is %s, which other machines can reach: take 127.0.0.1 or [::1], or set mirror.allowRemote",
 				quote(address))
 		}
-		if first, ok := seen[address]; ok && !strings.HasSuffix(address, ":0") {
-			v.add(field, "is the same address as mirror.listen[%d]", first)
-		}
-		seen[address] = i
+		v.take(field, address)
 	}
 	if m.PathPrefix != "" && !pathPrefixGrammar.MatchString(m.PathPrefix) {
 		v.add("mirror.pathPrefix", "is %s, expected a path such as /mirror, without a slash at its end", quote(m.PathPrefix))
@@ -135,11 +154,7 @@ func (c *Config) validateMetrics(v *validation) {
 		v.add("metrics.listen", "%v", err)
 		return
 	}
-	for i, address := range c.Mirror.Listen {
-		if address == c.Metrics.Listen && !strings.HasSuffix(address, ":0") {
-			v.add("metrics.listen", "is the same address as mirror.listen[%d]", i)
-		}
-	}
+	v.take("metrics.listen", c.Metrics.Listen)
 }
 
 // parseListen checks an address to listen on, and tells whether only this machine can reach it.
