@@ -22,7 +22,7 @@ const (
 )
 
 // Load reads a configuration file and checks that the files it names can be used. What is wrong with the
-// configuration comes as *Error. The fields named last, such as peers.listen, are those that the caller sets afterwards:
+// configuration comes as *Error. The fields named last, such as peers.listen, are those that the caller sets later:
 // what is wrong with them in the file is left for Validate to find, or to find mended.
 func Load(path string, later ...string) (*Config, error) {
 	file, err := os.Open(path)

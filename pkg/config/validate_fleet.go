@@ -143,10 +143,10 @@ func (c *Config) validateDiscovery(v *validation) {
 		return
 	}
 	if len(c.Peers.Listen) == 0 {
-		v.add("peers.listen", "is missing, expected an address of this node that other members can reach")
+		v.add("peers.listen", "is missing, required with peers.keyFiles: an address of this node that other members reach")
 	}
 	if len(d.Listen) == 0 {
-		v.add("discovery.listen", "is missing, expected an address of this node that other members can reach")
+		v.add("discovery.listen", "is missing, required with peers.keyFiles: an address of this node that other members reach")
 	}
 }
 
