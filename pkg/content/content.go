@@ -86,4 +86,6 @@ type Arriving interface {
 	// Ready waits until CopyRange from off would give at least one byte at once, so that whoever answers a request
 	// knows that there is an answer before the first of it leaves.
 	Ready(ctx context.Context, off int64) error
+	// Source says what kinds of sources the bytes have come from so far, for logs and metrics.
+	Source() string
 }

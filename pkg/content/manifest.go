@@ -1,6 +1,7 @@
 package content
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 
@@ -17,20 +18,15 @@ const (
 	MediaTypeDockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
 )
 
-// manifest has the fields of every kind of manifest that matter here.
-type manifest struct {
-	SchemaVersion int                  `json:"schemaVersion"`
-	MediaType     string               `json:"mediaType"`
-	Config        *ocispec.Descriptor  `json:"config"`
-	Layers        []ocispec.Descriptor `json:"layers"`
-	Manifests     []ocispec.Descriptor `json:"manifests"`
-	Blobs         []ocispec.Descriptor `json:"blobs"` // Artifact manifests, which were withdrawn but are around.
-}
-
 // Children gives the descriptors of what a manifest or index consists of, in its order. Descriptors that break the
 // grammar are left out: they are hints here, and who fetches them checks them.
 func Children(body []byte) ([]ocispec.Descriptor, error) {
-	var m manifest
+	var m struct {
+		Config    *ocispec.Descriptor  `json:"config"`
+		Layers    []ocispec.Descriptor `json:"layers"`
+		Manifests []ocispec.Descriptor `json:"manifests"`
+		Blobs     []ocispec.Descriptor `json:"blobs"` // Artifact manifests, which were withdrawn but are around.
+	}
 	if err := json.Unmarshal(body, &m); err != nil {
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
@@ -47,19 +43,48 @@ func Children(body []byte) ([]ocispec.Descriptor, error) {
 	return valid, nil
 }
 
-// ManifestType tells the media type of a manifest by what it says of itself or, where it says nothing, by its shape
-// (image-spec, "Compatibility Matrix"). It is empty for what is no manifest.
+// manifestTypes are the media types of manifests, and whether those of a kind list other manifests.
+var manifestTypes = map[string]bool{
+	ocispec.MediaTypeImageManifest:                  false,
+	"application/vnd.oci.artifact.manifest.v1+json": false,
+	MediaTypeDockerManifest:                         false,
+	ocispec.MediaTypeImageIndex:                     true,
+	MediaTypeDockerManifestList:                     true,
+}
+
+// ManifestType gives the media type of a manifest: the one that it says, or else the OCI one that its shape says. It is
+// empty for what is no manifest, and for what could be taken for either kind (CVE-2021-41190).
 func ManifestType(body []byte) string {
-	var m manifest
-	if json.Unmarshal(body, &m) != nil || m.SchemaVersion != 2 && m.MediaType == "" {
+	if len(body) > MaxManifestBytes || !bytes.HasPrefix(body, []byte("{")) {
 		return ""
 	}
-	switch {
-	case m.MediaType != "" && (m.Config != nil || m.Layers != nil || m.Manifests != nil || m.Blobs != nil):
+	var m struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     string          `json:"mediaType"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Config        json.RawMessage `json:"config"`
+		Layers        json.RawMessage `json:"layers"`
+	}
+	if json.Unmarshal(body, &m) != nil {
+		return ""
+	}
+	lists, single := m.Manifests != nil, m.Config != nil || m.Layers != nil
+	if lists && single {
+		return ""
+	}
+	if m.MediaType != "" {
+		isList, known := manifestTypes[m.MediaType]
+		if !known || (isList && single) || (!isList && lists) {
+			return ""
+		}
 		return m.MediaType
-	case m.Manifests != nil && m.Config == nil && m.Layers == nil:
+	}
+	switch {
+	case m.SchemaVersion != 2:
+		return ""
+	case lists:
 		return ocispec.MediaTypeImageIndex
-	case m.Manifests == nil && m.Config != nil:
+	case m.Config != nil && m.Layers != nil:
 		return ocispec.MediaTypeImageManifest
 	}
 	return ""

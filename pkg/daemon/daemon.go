@@ -152,7 +152,7 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 	}
 	handler := registry.New(registry.Config{
 		Resolver:  reference.Resolver{Default: d.cfg.Mirror.DefaultRegistry, Prefix: d.cfg.Mirror.PathPrefix},
-		Mirror:    d.mirror,
+		Backend:   d.mirror,
 		Pseudonym: pseudonym,
 		MaxHops:   d.cfg.Mirror.MaxHops,
 		Log:       d.log.WithName("registry"), Registerer: d.metrics,

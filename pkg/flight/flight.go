@@ -51,6 +51,13 @@ func (e *Error) Unwrap() error { return e.Err }
 type Source interface {
 	// Open starts to read the blob at off, up to end, or to the blob's end if end is negative.
 	Open(ctx context.Context, off, end int64) (Stream, error)
+	// Trusted says that wrong bytes are not to be expected. Those of other sources are held back until the whole is
+	// verified, within the bounds of the configuration, so that another source can stand in unnoticed.
+	Trusted() bool
+	// Blame tells that a blob of which the source sent bytes does not match its digest.
+	Blame(err error)
+	// Kind says what sort of source it is, for logs and metrics: "peer", "upstream".
+	Kind() string
 	// String names the source in logs and errors.
 	String() string
 }
@@ -86,6 +93,12 @@ type Config struct {
 	// pulls the same image elsewhere on the node, finds what has arrived. 30 seconds by default; negative ends
 	// abandoned flights at once.
 	Grace time.Duration
+	// HoldBytes and HoldFor bound what is held back of blobs that come from a source which is not trusted: blobs of up to
+	// HoldBytes, until they are verified or until HoldFor has passed. What is held back costs the time that its way
+	// from the spool to the reader takes; what is not breaks a pull if it turns out wrong. 64 MiB and 5 seconds by
+	// default; a negative HoldFor holds nothing back.
+	HoldBytes int64
+	HoldFor   time.Duration
 	// Max is how many flights there are at once; more are refused with ErrBusy. Each has a spool and up to
 	// four connections. 256 by default.
 	Max int
@@ -106,12 +119,19 @@ type Group struct {
 	closed  bool
 
 	ended *prometheus.CounterVec
+	bytes *prometheus.CounterVec
 }
 
 // New makes a group without flights.
 func New(cfg Config) *Group {
 	if cfg.Grace == 0 {
 		cfg.Grace = 30 * time.Second
+	}
+	if cfg.HoldBytes == 0 {
+		cfg.HoldBytes = 64 << 20
+	}
+	if cfg.HoldFor == 0 {
+		cfg.HoldFor = 5 * time.Second
 	}
 	if cfg.Max == 0 {
 		cfg.Max = 256
@@ -129,16 +149,20 @@ func New(cfg Config) *Group {
 	g.ended = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_flights_ended_total", Help: "Flights by how they ended: complete, mismatch, abandoned or failed.",
 	}, []string{"result"})
+	g.bytes = factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "kioo_flight_bytes_total", Help: "Bytes of blobs that arrived, by the kind of source.",
+	}, []string{"source"})
 	return g
 }
 
-// Join boards the blob's flight and starts it if there is none. src is added to what the flight can read from. size
+// Join boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
+// flight can read from, each for when those before it have failed. size
 // is what the caller knows of the blob's size, negative if nothing; sources that say otherwise are not believed. Join
 // returns when the size is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look
 // into the store again.
-func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, src Source) (*Reader, error) {
+func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
 	for {
-		f, err := g.board(dgst, size, src)
+		f, err := g.board(dgst, size, sources)
 		if err != nil {
 			return nil, err
 		}
@@ -154,13 +178,13 @@ func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, src So
 }
 
 // board finds or starts the flight and counts the caller as one of its readers.
-func (g *Group) board(dgst digest.Digest, size int64, src Source) (*flight, error) {
+func (g *Group) board(dgst digest.Digest, size int64, sources []Source) (*flight, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, ErrClosed
 	}
-	if f, ok := g.flights[dgst]; ok && f.enter(src) {
+	if f, ok := g.flights[dgst]; ok && f.enter(sources) {
 		return f, nil
 	}
 	if g.cfg.Held(dgst) { // A flight lands in the store before it leaves the table, so this looks after the last one.
@@ -169,7 +193,7 @@ func (g *Group) board(dgst digest.Digest, size int64, src Source) (*flight, erro
 	if len(g.flights) >= g.cfg.Max {
 		return nil, fmt.Errorf("%w: %d", ErrBusy, g.cfg.Max)
 	}
-	f := newFlight(g, dgst, size, src)
+	f := newFlight(g, dgst, size, sources)
 	g.flights[dgst] = f
 	g.running.Add(1)
 	go func() {

@@ -13,33 +13,47 @@ import (
 type origin struct {
 	name   string
 	body   []byte
-	size   int64         // What it says of the size; len(body) if zero.
-	breaks int64         // Breaks before this byte, if positive.
-	silent bool          // Starts at the beginning, whatever is asked.
-	gate   chan struct{} // If not nil, one receive for each read.
+	size   int64 // What it says of the size; len(body) if zero.
+	breaks int64 // Breaks before this byte, if positive.
+	silent bool  // Starts at the beginning, whatever is asked.
+	// untrusted sources are held back. Once blamed, a source has this instead, which may be nothing.
+	untrusted bool
+	instead   []byte
+	gate      chan struct{} // If not nil, one receive for each read.
 
-	mu    sync.Mutex
-	sent  int64
-	opens []int64
+	mu     sync.Mutex
+	sent   int64
+	opens  []int64
+	blamed int
 }
 
 func (o *origin) String() string { return o.name }
+func (o *origin) Kind() string   { return "test" }
+func (o *origin) Trusted() bool  { return !o.untrusted }
+
+func (o *origin) Blame(error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.blamed++
+	o.body = o.instead
+}
 
 func (o *origin) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if o.body == nil {
 		return nil, errors.New("has nothing")
 	}
-	o.mu.Lock()
 	o.opens = append(o.opens, off)
-	o.mu.Unlock()
 	if end < 0 {
 		end = int64(len(o.body))
 	}
-	return &passage{o: o, ctx: ctx, off: off, end: end}, nil
+	return &passage{o: o, body: o.body, ctx: ctx, off: off, end: end}, nil
 }
 
 type passage struct {
 	o        *origin
+	body     []byte
 	ctx      context.Context
 	off, end int64
 }
@@ -48,7 +62,7 @@ func (p *passage) Size() int64 {
 	if p.o.size != 0 {
 		return p.o.size
 	}
-	return int64(len(p.o.body))
+	return int64(len(p.body))
 }
 func (p *passage) Ranged() bool { return !p.o.silent }
 func (p *passage) Close() error { return nil }
@@ -67,7 +81,7 @@ func (p *passage) Read(buf []byte) (int, error) {
 	if p.o.breaks > 0 && p.off >= p.o.breaks {
 		return 0, errors.New("connection reset")
 	}
-	n := copy(buf[:min(len(buf), 64<<10)], p.o.body[p.off:p.end])
+	n := copy(buf[:min(len(buf), 64<<10)], p.body[p.off:p.end])
 	p.off += int64(n)
 	p.o.mu.Lock()
 	p.o.sent += int64(n)

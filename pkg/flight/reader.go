@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
@@ -36,7 +37,7 @@ func (f *flight) wait(ctx context.Context) error {
 }
 
 // enter counts one more reader. A flight that has failed or landed takes none.
-func (f *flight) enter(src Source) bool {
+func (f *flight) enter(sources []Source) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err != nil || f.landed {
@@ -47,8 +48,10 @@ func (f *flight) enter(src Source) bool {
 		f.grace.Stop()
 		f.grace = nil
 	}
-	if !slices.ContainsFunc(f.sources, func(s Source) bool { return s.String() == src.String() }) {
-		f.sources = append(f.sources, src)
+	for _, src := range sources {
+		if !slices.ContainsFunc(f.sources, func(s Source) bool { return s.String() == src.String() }) {
+			f.sources = append(f.sources, src)
+		}
 	}
 	return true
 }
@@ -118,7 +121,8 @@ func (f *flight) available(ctx context.Context, off int64) (int64, error) {
 		if f.verified {
 			return f.size - off, nil
 		}
-		if n := min(f.have.endFrom(off), f.size-withheld) - off; n > 0 {
+		if n := min(f.have.endFrom(off), f.size-withheld) - off; n > 0 && !f.holding {
+			f.given = true
 			return n, nil
 		}
 		f.hurry(off)
@@ -159,6 +163,19 @@ func (r *Reader) Size() int64 { return r.flight.size }
 
 // MediaType implements content.Blob. A blob on its way has none.
 func (r *Reader) MediaType() string { return "" }
+
+// Source implements content.Arriving.
+func (r *Reader) Source() string {
+	r.flight.mu.Lock()
+	defer r.flight.mu.Unlock()
+	var kinds []string
+	for _, src := range r.flight.from {
+		if !slices.Contains(kinds, src.Kind()) {
+			kinds = append(kinds, src.Kind())
+		}
+	}
+	return strings.Join(kinds, "+")
+}
 
 // Ready implements content.Arriving.
 func (r *Reader) Ready(ctx context.Context, off int64) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +51,11 @@ type flight struct {
 	working    sync.WaitGroup // The goroutines of streams.
 	sequential bool           // A source does not do ranges: one stream only.
 
+	from    []Source    // Those that bytes have come from.
+	given   bool        // Readers have had some of the bytes.
+	holding bool        // Nothing is given out before the verdict.
+	hold    *time.Timer // Ends that.
+
 	hasher   hash.Hash
 	hashed   int64
 	hashing  bool // Somebody is at the hasher, and will look for more before it leaves.
@@ -63,9 +69,9 @@ type stream struct {
 	pos, end int64
 }
 
-func newFlight(g *Group, dgst digest.Digest, size int64, src Source) *flight {
+func newFlight(g *Group, dgst digest.Digest, size int64, sources []Source) *flight {
 	f := &flight{
-		group: g, dgst: dgst, size: size, sources: []Source{src}, readers: 1,
+		group: g, dgst: dgst, size: size, sources: slices.Clone(sources), readers: 1,
 		hasher: dgst.Algorithm().Hash(), log: g.cfg.Log.WithValues("digest", dgst), done: make(chan struct{}),
 	}
 	f.ctx, f.cancel = context.WithCancelCause(g.ctx)
@@ -90,8 +96,10 @@ func (f *flight) run() {
 	f.group.forget(f)
 
 	f.mu.Lock()
-	if f.grace != nil {
-		f.grace.Stop()
+	for _, timer := range []*time.Timer{f.grace, f.hold} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	f.mu.Unlock()
 	f.group.ended.WithLabelValues(result(err)).Inc()
@@ -211,7 +219,7 @@ func (f *flight) giveUp(index int, err error) {
 		f.end(err)
 	default:
 		f.dead++
-		f.log.Info("next source", "reason", err.Error(), "source", f.sources[f.dead].String())
+		f.log.V(1).Info("next source", "reason", err.Error(), "source", f.sources[f.dead].String())
 	}
 }
 
@@ -222,7 +230,7 @@ func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) err
 		return err
 	}
 	defer in.Close()
-	if err := f.opened(in, s); err != nil {
+	if err := f.opened(src, in, s); err != nil {
 		return err
 	}
 	if in.Size() == 0 {
@@ -231,6 +239,7 @@ func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) err
 	for {
 		n, rerr := in.Read(buf)
 		if n > 0 {
+			f.group.bytes.WithLabelValues(src.Kind()).Add(float64(n))
 			more, err := f.arrived(s, buf[:n])
 			if err != nil || !more {
 				return err
@@ -246,7 +255,7 @@ func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) err
 }
 
 // opened takes note of what a source says of the blob, and makes the spool if it is the first to say.
-func (f *flight) opened(in Stream, s *stream) error {
+func (f *flight) opened(src Source, in Stream, s *stream) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size >= 0 && in.Size() != f.size {
@@ -254,6 +263,9 @@ func (f *flight) opened(in Stream, s *stream) error {
 	}
 	if !in.Ranged() {
 		f.sequential = true
+	}
+	if !slices.Contains(f.from, src) {
+		f.from = append(f.from, src)
 	}
 	if f.spool != nil {
 		return nil
@@ -263,6 +275,10 @@ func (f *flight) opened(in Stream, s *stream) error {
 		return fatal{fmt.Errorf("make spool: %w", err)}
 	}
 	f.spool, f.size, s.end = spool, in.Size(), in.Size()
+	if !src.Trusted() && f.size <= f.group.cfg.HoldBytes && f.group.cfg.HoldFor > 0 {
+		f.holding = true
+		f.hold = time.AfterFunc(f.group.cfg.HoldFor, f.release)
+	}
 	f.notify()
 	return nil
 }

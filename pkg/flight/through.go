@@ -40,6 +40,9 @@ func (p *Passage) Size() int64 { return p.in.Size() }
 // MediaType implements content.Blob.
 func (p *Passage) MediaType() string { return "" }
 
+// Source implements content.Arriving.
+func (p *Passage) Source() string { return p.src.Kind() }
+
 // Ready implements content.Arriving: it reads as much as is withheld, and one byte more.
 func (p *Passage) Ready(_ context.Context, off int64) error {
 	if off != 0 {

@@ -45,11 +45,11 @@ type onlyWriter struct{ io.Writer }
 // judge compares the digests when all bytes are there.
 func (f *flight) judge() error {
 	got := digest.NewDigest(f.dgst.Algorithm(), f.hasher)
-	if got != f.dgst {
-		return fatal{fmt.Errorf("%w: got %s from %s", ErrMismatch, got, f.sourceNames())}
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if got != f.dgst {
+		return f.mismatch(got)
+	}
 	if f.err == nil && !f.verified {
 		f.verified = true
 		f.notify()
@@ -58,15 +58,32 @@ func (f *flight) judge() error {
 	return nil
 }
 
-// sourceNames lists who may have sent a byte.
-func (f *flight) sourceNames() string {
+// mismatch blames those whose bytes may be wrong. If nobody has had any of them, the flight starts over with the
+// sources that are left; it is the calling stream that then finds everything missing. Called with mu held.
+func (f *flight) mismatch(got digest.Digest) error {
+	var names []string
+	again := false
+	err := fmt.Errorf("%w: got %s", ErrMismatch, got)
+	for _, src := range f.from {
+		names = append(names, src.String())
+		src.Blame(err)
+		again = again || !src.Trusted()
+	}
+	if !again || f.given {
+		return fatal{fmt.Errorf("%w from %s", err, strings.Join(names, ", "))}
+	}
+	f.log.Info("blob starts over", "reason", err.Error(), "sources", names)
+	f.from, f.have, f.hashed = nil, nil, 0
+	f.hasher.Reset()
+	return nil
+}
+
+// release ends the holding back.
+func (f *flight) release() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var names []string
-	for _, s := range f.sources[:f.dead+1] {
-		names = append(names, s.String())
-	}
-	return strings.Join(names, ", ")
+	f.holding = false
+	f.notify()
 }
 
 // fail ends the flight for everybody, once.

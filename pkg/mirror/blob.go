@@ -3,7 +3,6 @@ package mirror
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 
@@ -18,7 +17,7 @@ import (
 // Blob answers a request for a blob by digest. resumed says that the client wants its end and has its beginning: then
 // a blob that broke off a moment ago is refused, so that the client gets the rest elsewhere.
 func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
-	if a, ok := m.open(ctx, ref.Digest); ok {
+	if a, err := m.local.open(ctx, ref.Digest); err == nil {
 		return a, nil
 	}
 	key := ref.String()
@@ -36,18 +35,19 @@ func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool
 	if known, ok := m.sizes.Get(ref.Digest); ok {
 		size = known
 	}
-	src := &source{client: m.cfg.Upstream, ref: ref, origin: origin}
-	reader, err := m.cfg.Flights.Join(ctx, ref.Digest, size, src)
-	if errors.Is(err, flight.ErrHeld) {
-		if a, ok := m.open(ctx, ref.Digest); ok {
-			return a, nil
-		}
+	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin}
+	sources := []flight.Source{registry}
+	if m.cfg.Members != nil {
+		sources = []flight.Source{m.cfg.Members.Source(ref), registry}
 	}
-	if err == nil {
-		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref}, Descriptor: describe(ref, reader), Source: Upstream}, nil
-	}
-	if errors.Is(err, content.ErrNoSpace) && !resumed {
-		return m.through(ref, src, err)
+	reader, err := m.cfg.Flights.Join(ctx, ref.Digest, size, sources...)
+	switch {
+	case err == nil:
+		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref}, Descriptor: describe(ref, reader)}, nil
+	case errors.Is(err, flight.ErrHeld):
+		return m.local.open(ctx, ref.Digest)
+	case errors.Is(err, content.ErrNoSpace) && !resumed:
+		return m.through(ref, registry, err)
 	}
 	m.remember(key, err)
 	return nil, err
@@ -61,7 +61,7 @@ func (m *Mirror) through(ref reference.Reference, src flight.Source, why error) 
 		m.remember(ref.String(), err)
 		return nil, err
 	}
-	return &Answer{Blob: passage, Descriptor: describe(ref, passage), Source: Upstream}, nil
+	return &Answer{Blob: passage, Descriptor: describe(ref, passage)}, nil
 }
 
 func describe(ref reference.Reference, b content.Blob) ocispec.Descriptor {
@@ -70,8 +70,8 @@ func describe(ref reference.Reference, b content.Blob) ocispec.Descriptor {
 
 // Stat answers a request for a blob's existence and size.
 func (m *Mirror) Stat(ctx context.Context, ref reference.Reference, origin upstream.Origin) (ocispec.Descriptor, string, error) {
-	if a, ok := m.open(ctx, ref.Digest); ok {
-		return a.Descriptor, a.Source, a.Blob.Close()
+	if desc, source, err := m.local.Stat(ctx, ref, origin); err == nil {
+		return desc, source, nil
 	}
 	key := ref.String()
 	if err := m.failed(key); err != nil {
@@ -119,25 +119,6 @@ func (w *watched) note(err error) {
 		w.m.remember(broken(w.ref.Digest), err)
 	}
 }
-
-// source is a repository of an upstream registry, as a flight sees it.
-type source struct {
-	client *upstream.Client
-	ref    reference.Reference
-	origin upstream.Origin
-}
-
-// Open implements flight.Source.
-func (s *source) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
-	b, err := s.client.Blob(ctx, s.ref.Repository, s.ref.Digest, off, end, s.origin)
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
-}
-
-// String implements flight.Source.
-func (s *source) String() string { return fmt.Sprintf("upstream %s", s.ref.Repository) }
 
 // Tags answers a request for a page of a repository's tags.
 func (m *Mirror) Tags(ctx context.Context, repo reference.Repository, n int, last string, origin upstream.Origin) (upstream.TagList, error) {

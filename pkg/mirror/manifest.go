@@ -10,14 +10,17 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// fetched is a manifest that came from upstream, or the word that a tag still means what it meant: then without body.
+// fetched is a manifest that came from elsewhere, or the word that a tag still means what it meant: then without body.
 type fetched struct {
-	desc ocispec.Descriptor
-	body []byte
+	desc   ocispec.Descriptor
+	body   []byte
+	source string
 }
 
 // Manifest answers a request for a manifest, by tag or by digest.
 func (m *Mirror) Manifest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	if ref.Digest != "" {
 		return m.byDigest(ctx, ref, origin)
 	}
@@ -25,10 +28,7 @@ func (m *Mirror) Manifest(ctx context.Context, ref reference.Reference, origin u
 }
 
 func (m *Mirror) byDigest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
-	if a, ok := m.open(ctx, ref.Digest); ok {
-		if a.Descriptor.MediaType == "" {
-			return m.typed(ctx, a)
-		}
+	if a, err := m.local.manifest(ctx, ref.Digest); err == nil {
 		return a, nil
 	}
 	key := ref.String()
@@ -44,32 +44,18 @@ func (m *Mirror) byDigest(ctx context.Context, ref reference.Reference, origin u
 	return got.answer(), nil
 }
 
-// typed finds out the media type of a manifest that came without one: asked for as a blob before, or adopted.
-func (m *Mirror) typed(ctx context.Context, a *Answer) (*Answer, error) {
-	defer a.Blob.Close()
-	body, err := content.ReadAll(ctx, a.Blob, content.MaxManifestBytes)
-	if err != nil {
-		return nil, err
-	}
-	a.Descriptor.MediaType = content.ManifestType(body)
-	a.Blob = content.Bytes{Body: body, Type: a.Descriptor.MediaType}
-	return a, nil
-}
-
 func (f fetched) answer() *Answer {
-	return &Answer{Blob: content.Bytes{Body: f.body, Type: f.desc.MediaType}, Descriptor: f.desc, Source: Upstream}
+	return &Answer{Blob: content.Bytes{Body: f.body, Type: f.desc.MediaType}, Descriptor: f.desc, Source: f.source}
 }
 
 func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
-	tag, err := m.cfg.Keeper.Tag(ctx, ref)
+	tag, err := m.local.tag(ctx, ref)
 	known := err == nil
 	if err != nil && !errors.Is(err, content.ErrNotFound) {
 		m.cfg.Log.Info("tag store failed", "ref", ref.String(), "reason", err.Error())
 	}
 	if known && m.cfg.Now().Sub(tag.Confirmed) < m.cfg.FreshFor {
-		if a, err := m.byDigest(ctx, withDigest(ref, tag), origin); err == nil {
-			m.tags.WithLabelValues("fresh").Inc()
-			a.Age = m.cfg.Now().Sub(tag.Confirmed)
+		if a, err := m.meant(ctx, ref, tag, origin, "fresh"); err == nil {
 			return a, nil
 		}
 		known = false // It means a manifest that can't be had any more. Ask again.
@@ -78,7 +64,19 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, origin upst
 	if err := m.failed(key); err != nil {
 		return m.lastKnown(ctx, ref, tag, known, err)
 	}
+	if !known && !m.cfg.Mutable(ref) {
+		if tag, err := m.askMembers(ctx, ref); err == nil {
+			if a, err := m.meant(ctx, ref, tag, origin, Peer); err == nil {
+				return a, nil
+			}
+		}
+	}
 	got, err := share(ctx, m, key, func(ctx context.Context) (fetched, error) {
+		if m.cfg.StaleIfError && (known || m.cfg.Members != nil) {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, confirmWithin)
+			defer cancel()
+		}
 		return m.confirm(ctx, ref, tag, known, origin)
 	})
 	if err != nil {
@@ -90,6 +88,34 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, origin upst
 	return m.byDigest(ctx, withDigest(ref, content.Tag{Target: got.desc}), origin)
 }
 
+// meant answers with the manifest that a tag means.
+func (m *Mirror) meant(ctx context.Context, ref reference.Reference, tag content.Tag, origin upstream.Origin, how string) (*Answer, error) {
+	a, err := m.byDigest(ctx, withDigest(ref, tag), origin)
+	if err != nil {
+		return nil, err
+	}
+	if a.Descriptor.MediaType == "" {
+		a.Descriptor.MediaType = tag.Target.MediaType
+	}
+	m.tags.WithLabelValues(how).Inc()
+	a.Age = max(0, m.cfg.Now().Sub(tag.Confirmed))
+	return a, nil
+}
+
+// askMembers asks the other members what a tag means, once for all who ask at the same time, and remembers it.
+func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference) (content.Tag, error) {
+	if m.cfg.Members == nil {
+		return content.Tag{}, content.ErrNotFound
+	}
+	return share(ctx, m, "members "+ref.String(), func(ctx context.Context) (content.Tag, error) {
+		tag, err := m.cfg.Members.Tag(ctx, ref)
+		if err == nil {
+			m.setTag(ctx, ref, tag)
+		}
+		return tag, err
+	})
+}
+
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls
 // are counted; what is not, with GET, because the client will want it next.
 func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, tag content.Tag, known bool, origin upstream.Origin) (fetched, error) {
@@ -97,7 +123,7 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, tag conte
 		got, err := m.fetch(ctx, ref, origin)
 		if err == nil {
 			m.tags.WithLabelValues("new").Inc()
-			m.setTag(ctx, ref, got.desc)
+			m.setTag(ctx, ref, content.Tag{Target: got.desc, Confirmed: m.cfg.Now()})
 		}
 		return got, err
 	}
@@ -107,31 +133,43 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, tag conte
 	}
 	if desc.Digest == tag.Target.Digest {
 		m.tags.WithLabelValues("confirmed").Inc()
-		m.setTag(ctx, ref, tag.Target)
+		m.setTag(ctx, ref, content.Tag{Target: tag.Target, Confirmed: m.cfg.Now()})
 		return fetched{desc: tag.Target}, nil
 	}
 	// The new manifest comes first, so that the tag never means something that could not be had.
-	if a, ok := m.open(ctx, desc.Digest); ok {
+	if a, err := m.local.open(ctx, desc.Digest); err == nil {
 		a.Blob.Close()
 	} else if _, err := m.fetch(ctx, withDigest(ref, content.Tag{Target: desc}), origin); err != nil {
 		return fetched{}, err
 	}
 	m.tags.WithLabelValues("moved").Inc()
-	m.setTag(ctx, ref, desc)
+	m.setTag(ctx, ref, content.Tag{Target: desc, Confirmed: m.cfg.Now()})
 	return fetched{desc: desc}, nil
 }
 
-// fetch gets a manifest from upstream and keeps it.
+// fetch gets a manifest from other members, if it is asked for by digest, or from upstream, and keeps it.
 func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, origin upstream.Origin) (fetched, error) {
-	got, err := m.cfg.Upstream.Manifest(ctx, ref, origin)
+	got, err := m.fetchFromMembers(ctx, ref)
 	if err != nil {
-		return fetched{}, m.gone(ctx, ref, err)
+		up, uerr := m.cfg.Upstream.Manifest(ctx, ref, origin)
+		if uerr != nil {
+			return fetched{}, m.gone(ctx, ref, uerr)
+		}
+		got = fetched{up.Descriptor, up.Body, Upstream}
 	}
-	if err := m.cfg.Keeper.Put(ctx, got.Descriptor, got.Body); err != nil {
+	if err := m.cfg.Keeper.Put(ctx, got.desc, got.body); err != nil {
 		m.cfg.Log.V(1).Info("manifest not kept", "ref", ref.String(), "reason", err.Error())
 	}
-	m.learn(got.Body)
-	return fetched{desc: got.Descriptor, body: got.Body}, nil
+	m.learn(got.body)
+	return got, nil
+}
+
+func (m *Mirror) fetchFromMembers(ctx context.Context, ref reference.Reference) (fetched, error) {
+	if m.cfg.Members == nil || ref.Digest == "" {
+		return fetched{}, content.ErrNotFound
+	}
+	desc, body, err := m.cfg.Members.Manifest(ctx, ref)
+	return fetched{desc, body, Peer}, err
 }
 
 // gone takes note of a failed look-up, and passes it on.
@@ -148,28 +186,30 @@ func (m *Mirror) gone(ctx context.Context, ref reference.Reference, err error) e
 	return err
 }
 
-// lastKnown answers with what a tag meant when it was last confirmed, if it may and if that can be had. It is for
-// upstreams that can't be asked: one that says no is believed.
+// lastKnown answers with what a tag meant when it was last confirmed, here or at another member, if it may and if that
+// can be had. It is for upstreams that can't be asked: one that says no is believed.
 func (m *Mirror) lastKnown(ctx context.Context, ref reference.Reference, tag content.Tag, known bool, err error) (*Answer, error) {
 	unasked := errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, upstream.ErrRateLimited) || errors.Is(err, context.DeadlineExceeded)
-	if !known || !m.cfg.StaleIfError || !unasked {
+	if !m.cfg.StaleIfError || !unasked {
 		return nil, err
 	}
-	a, ok := m.open(ctx, tag.Target.Digest)
-	if !ok {
+	if !known {
+		var merr error
+		if tag, merr = m.askMembers(ctx, ref); merr != nil {
+			return nil, err
+		}
+	}
+	a, aerr := m.meant(ctx, ref, tag, upstream.Origin{}, "stale")
+	if aerr != nil {
 		return nil, err
 	}
-	if a.Descriptor.MediaType == "" {
-		a.Descriptor.MediaType = tag.Target.MediaType
-	}
-	a.Age, a.Stale = m.cfg.Now().Sub(tag.Confirmed), true
-	m.tags.WithLabelValues("stale").Inc()
+	a.Stale = true
 	m.cfg.Log.Info("tag not confirmed", "ref", ref.String(), "digest", tag.Target.Digest, "age", a.Age, "reason", err.Error())
 	return a, nil
 }
 
-func (m *Mirror) setTag(ctx context.Context, ref reference.Reference, desc ocispec.Descriptor) {
-	if err := m.cfg.Keeper.SetTag(ctx, ref, content.Tag{Target: desc, Confirmed: m.cfg.Now()}); err != nil {
+func (m *Mirror) setTag(ctx context.Context, ref reference.Reference, tag content.Tag) {
+	if err := m.cfg.Keeper.SetTag(ctx, ref, tag); err != nil {
 		m.cfg.Log.V(1).Info("tag not kept", "ref", ref.String(), "reason", err.Error())
 	}
 }

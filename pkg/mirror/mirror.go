@@ -31,6 +31,8 @@ const (
 	// answerWithin is how long a client waits for the first byte of an answer before it is told to go elsewhere.
 	// containerd from 2.3 on gives a mirror 30 seconds, earlier ones wait for ever.
 	answerWithin = 20 * time.Second
+	// confirmWithin is how long upstream may take to confirm a tag when somebody else could answer for it.
+	confirmWithin = 4 * time.Second
 	// maxRemembered bounds each of the memories: recent failures, and the sizes that manifests told.
 	maxRemembered = 1 << 14
 )
@@ -56,12 +58,18 @@ type Held struct {
 type Config struct {
 	// Held is asked in this order before anything else.
 	Held []Held
+	// Tags knows what tags mean that the keeper may not know of, such as those of the runtime's images.
+	Tags []content.TagStore
 	// Keeper remembers manifests and tags.
 	Keeper Keeper
 	// Flights brings blobs.
 	Flights *flight.Group
-	// Upstream is asked for what is not held.
+	// Members is asked for what is not held. Nil where there are none.
+	Members *Members
+	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
+	// Mutable tells the tags that upstream is asked for before other members, because they move. Nil is none.
+	Mutable func(ref reference.Reference) bool
 	// Blocked tells which registries are neither asked nor answered for. Nil blocks none.
 	Blocked func(registry string) bool
 
@@ -82,6 +90,7 @@ type Config struct {
 // Mirror answers requests. It is safe for concurrent use.
 type Mirror struct {
 	cfg      Config
+	local    *Local
 	failures *lru.Cache[string, failure]
 	sizes    *lru.Cache[digest.Digest, int64]
 	tags     *prometheus.CounterVec
@@ -97,10 +106,11 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Blocked == nil {
-		cfg.Blocked = func(string) bool { return false }
+	if cfg.Mutable == nil {
+		cfg.Mutable = func(reference.Reference) bool { return false }
 	}
-	m := &Mirror{cfg: cfg}
+	tags := append([]content.TagStore{cfg.Keeper}, cfg.Tags...)
+	m := &Mirror{cfg: cfg, local: &Local{Held: cfg.Held, Meanings: tags, Blocked: cfg.Blocked, Now: cfg.Now}}
 	var err error
 	if m.failures, err = lru.New[string, failure](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of failures: %w", err)
@@ -110,7 +120,7 @@ func New(cfg Config) (*Mirror, error) {
 	}
 	m.tags = promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_tag_lookups_total",
-		Help: "Tags resolved, by how: fresh (known for less than the freshness window), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
+		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
 	}, []string{"result"})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
@@ -127,7 +137,8 @@ type Answer struct {
 	Blob content.Blob
 	// Descriptor tells digest, media type and size.
 	Descriptor ocispec.Descriptor
-	// Source names where the bytes come from: a store's name or "upstream".
+	// Source names where the bytes come from: a store's name, Peer or Upstream. It is empty for a blob that is still
+	// arriving, which says so itself.
 	Source string
 	// Age is how long ago the tag was confirmed to mean this; zero for what was asked for by digest.
 	Age time.Duration
@@ -135,31 +146,11 @@ type Answer struct {
 	Stale bool
 }
 
-// Upstream is the source of what no store had.
-const Upstream = "upstream"
-
 // Check refuses requests for registries that are blocked.
-func (m *Mirror) Check(registry string) error {
-	if registry != "" && m.cfg.Blocked(registry) {
-		return fmt.Errorf("%s: %w", registry, ErrBlocked)
-	}
-	return nil
-}
+func (m *Mirror) Check(registry string) error { return m.local.Check(registry) }
 
-// open opens held content. Stores that fail are passed over: what they hold can be had elsewhere.
-func (m *Mirror) open(ctx context.Context, dgst digest.Digest) (*Answer, bool) {
-	for _, h := range m.cfg.Held {
-		blob, err := h.Store.Open(ctx, dgst)
-		switch {
-		case err == nil:
-			desc := ocispec.Descriptor{MediaType: blob.MediaType(), Digest: dgst, Size: blob.Size()}
-			return &Answer{Blob: blob, Descriptor: desc, Source: h.Name}, true
-		case !errors.Is(err, content.ErrNotFound):
-			m.cfg.Log.Info("store failed", "store", h.Name, "digest", dgst, "reason", err.Error())
-		}
-	}
-	return nil, false
-}
+// Local gives what this node holds, for other members.
+func (m *Mirror) Local() *Local { return m.local }
 
 // share runs fn once for all who ask for the same key at the same time. It runs on the mirror's own time: a client
 // that leaves takes nothing from the others.
@@ -210,7 +201,8 @@ func (m *Mirror) failed(key string) error {
 // remember notes a failure, but for those that say nothing of what was looked up.
 func (m *Mirror) remember(key string, err error) {
 	if m.cfg.FailedFor <= 0 || errors.Is(err, context.Canceled) || errors.Is(err, flight.ErrBusy) ||
-		errors.Is(err, flight.ErrClosed) || errors.Is(err, flight.ErrHeld) || errors.Is(err, upstream.ErrLoop) {
+		errors.Is(err, flight.ErrClosed) || errors.Is(err, flight.ErrHeld) || errors.Is(err, content.ErrNoSpace) ||
+		errors.Is(err, upstream.ErrLoop) {
 		return
 	}
 	m.failures.Add(key, failure{err: err, at: m.cfg.Now()})

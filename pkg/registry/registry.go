@@ -1,4 +1,4 @@
-// Package registry is the pull side of the OCI distribution API, for the node's own clients.
+// Package registry is the pull side of the OCI distribution API, for the node's own clients and for other members.
 //
 // It turns requests into names and answers into responses, with the headers, statuses and error bodies that container
 // runtimes rely on, and bounds what clients can cost. What to answer is the mirror's decision.
@@ -18,14 +18,27 @@ import (
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
+// Backend answers what the API is asked. Errors are as those of package mirror.
+type Backend interface {
+	// Check refuses registries that nothing is answered for.
+	Check(registry string) error
+	Manifest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*mirror.Answer, error)
+	// Blob answers for a blob. resumed says that the client has its beginning already.
+	Blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*mirror.Answer, error)
+	Stat(ctx context.Context, ref reference.Reference, origin upstream.Origin) (desc ocispec.Descriptor, source string, err error)
+	Tags(ctx context.Context, repo reference.Repository, n int, last string, origin upstream.Origin) (upstream.TagList, error)
+	Referrers(ctx context.Context, ref reference.Reference, artifactType string, origin upstream.Origin) (ocispec.Index, error)
+}
+
 // Config is what the API needs.
 type Config struct {
 	Resolver reference.Resolver
-	Mirror   *mirror.Mirror
+	Backend  Backend
 	// Pseudonym is this process's name in Via headers (RFC 9110, section 7.6.3). A request that has it already went
 	// in a circle.
 	Pseudonym string
@@ -113,7 +126,7 @@ func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
 	if named.Registry != "" {
 		w.Header().Set("OCI-Namespace", named.Registry)
 	}
-	if err := h.cfg.Mirror.Check(named.Registry); err != nil {
+	if err := h.cfg.Backend.Check(named.Registry); err != nil {
 		return err
 	}
 	switch named.Kind {

@@ -34,7 +34,7 @@ type Server struct {
 // for longest, so that idle clients lock nobody out; if none is idle, the new one is closed. drain is how long answers
 // on their way may take once the server is told to stop.
 func NewServer(handler http.Handler, maxConnections int, drain time.Duration, log logr.Logger) *Server {
-	bound := &bound{max: maxConnections, quiet: list.New(), entries: map[net.Conn]*list.Element{}}
+	bound := &bound{max: maxConnections, quiet: list.New(), conns: map[net.Conn]*list.Element{}}
 	return &Server{
 		drain: drain,
 		http: &http.Server{
@@ -80,54 +80,40 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 type bound struct {
 	max int
 
-	mu      sync.Mutex
-	quiet   *list.List // Of net.Conn: those without a request under way, the longest quiet first.
-	entries map[net.Conn]*list.Element
-	active  int
+	mu    sync.Mutex
+	quiet *list.List // Of net.Conn: those without a request under way, the longest quiet first.
+	// conns holds every open connection with its place among the quiet, nil while it is not one of them. What trim has
+	// closed is in it no more.
+	conns map[net.Conn]*list.Element
 }
 
 // changed is http.Server's ConnState hook.
 func (b *bound) changed(c net.Conn, state http.ConnState) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, known := b.entries[c]
-	switch state {
-	case http.StateNew, http.StateIdle:
-		if !known && state == http.StateIdle {
-			b.active--
-		}
-		if !known {
-			b.entries[c] = b.quiet.PushBack(c)
-		}
+	place, open := b.conns[c]
+	switch {
+	case state == http.StateNew || state == http.StateIdle && open && place == nil:
+		b.conns[c] = b.quiet.PushBack(c)
 		b.trim()
-	case http.StateActive:
-		if b.remove(c) {
-			b.active++
-		}
-	case http.StateClosed, http.StateHijacked:
-		if !b.remove(c) {
-			b.active--
-		}
+		return
+	case place != nil:
+		b.quiet.Remove(place)
+	}
+	switch {
+	case !open:
+	case state == http.StateActive:
+		b.conns[c] = nil
+	case state == http.StateClosed || state == http.StateHijacked:
+		delete(b.conns, c)
 	}
 }
 
-// remove takes a connection off the quiet ones, and tells whether it was one.
-func (b *bound) remove(c net.Conn) bool {
-	e, ok := b.entries[c]
-	if ok {
-		b.quiet.Remove(e)
-		delete(b.entries, c)
-	}
-	return ok
-}
-
-// trim closes connections beyond the bound: the longest quiet first, which may be the new one itself. Their own
-// StateClosed takes them off the list; until then they count no more.
+// trim closes connections beyond the bound: the longest quiet first, which may be the new one itself.
 func (b *bound) trim() {
-	for b.active+b.quiet.Len() > b.max && b.quiet.Len() > 0 {
-		c := b.quiet.Front().Value.(net.Conn)
-		b.remove(c)
-		b.active++ // StateClosed will take it back.
+	for len(b.conns) > b.max && b.quiet.Len() > 0 {
+		c := b.quiet.Remove(b.quiet.Front()).(net.Conn)
+		delete(b.conns, c)
 		_ = c.Close()
 	}
 }

@@ -186,15 +186,17 @@ type options struct {
 	mirror      func(*mirror.Config)
 	registry    func(*registry.Config)
 	connections int
+	impatient   bool // Upstream has little time, so that tests of silence don't last.
 }
 
 func newStack(t *testing.T, o options) *stack {
 	t.Helper()
 	s := &stack{remote: newRemote(t)}
-	s.now = func() time.Time {
+	began := time.Now()
+	s.now = func() time.Time { // It stands still until a test moves it.
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return time.Now().Add(s.offset)
+		return began.Add(s.offset)
 	}
 	log := logr.Discard()
 	o.cacheConfig.Dir, o.cacheConfig.Log = t.TempDir(), log
@@ -205,11 +207,15 @@ func newStack(t *testing.T, o options) *stack {
 	if s.cache, err = cache.Open(o.cacheConfig); err != nil {
 		t.Fatal(err)
 	}
+	var timeouts upstream.Timeouts
+	if o.impatient {
+		timeouts = upstream.Timeouts{Connect: time.Second, FirstByte: 500 * time.Millisecond, Progress: 500 * time.Millisecond}
+	}
 	client, err := upstream.New(upstream.Config{
 		Registries: func(host string) upstream.Registry {
 			return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: s.remote.URL + "/"}}}
 		},
-		Timeouts: upstream.Timeouts{Connect: time.Second, FirstByte: 300 * time.Millisecond, Progress: 300 * time.Millisecond},
+		Timeouts: timeouts,
 		Retries:  upstream.Retries{Attempts: 2, Base: 10 * time.Millisecond, Within: 2 * time.Second},
 		Log:      log,
 	})
@@ -235,7 +241,7 @@ func newStack(t *testing.T, o options) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rcfg := registry.Config{Resolver: reference.Resolver{Default: upstreamHost}, Mirror: m, Pseudonym: "kioo-test", MaxHops: 3, Log: log}
+	rcfg := registry.Config{Resolver: reference.Resolver{Default: upstreamHost}, Backend: m, Pseudonym: "kioo-test", MaxHops: 3, Log: log}
 	if o.registry != nil {
 		o.registry(&rcfg)
 	}

@@ -65,7 +65,7 @@ func TestTagWhileUpstreamCantBeAsked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, stale := range []bool{true, false} {
-				s := newStack(t, options{mirror: func(c *mirror.Config) { c.StaleIfError = stale }})
+				s := newStack(t, options{impatient: true, mirror: func(c *mirror.Config) { c.StaleIfError = stale }})
 				d := s.remote.putImage("org/app", "v1", []byte("a"))
 				s.get(t, tagPath).expect(t, 200)
 				s.later(beyond)

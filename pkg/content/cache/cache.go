@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -40,7 +41,7 @@ const (
 var (
 	// ErrNoSpace says that the cache can't take a blob: it is larger than the bounds, everything else is in use, or
 	// the disk is full. The caller goes on without the cache.
-	ErrNoSpace = errors.New("no room in the cache")
+	ErrNoSpace = fmt.Errorf("cache: %w", content.ErrNoSpace)
 
 	// ErrClosed says that the cache was closed.
 	ErrClosed = errors.New("cache is closed")

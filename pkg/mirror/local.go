@@ -1,0 +1,129 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// octetStream is the media type of what has none of its own.
+const octetStream = "application/octet-stream"
+
+// Local answers from what this node holds, and asks nobody: it is what other members see of the node. It is safe for
+// concurrent use.
+type Local struct {
+	// Held is asked in this order.
+	Held []Held
+	// Meanings is asked for what tags mean; the newest word counts.
+	Meanings []content.TagStore
+	// Blocked tells which registries are not answered for. Nil blocks none.
+	Blocked func(registry string) bool
+	Now     func() time.Time
+}
+
+// Check refuses requests for registries that are blocked.
+func (l *Local) Check(registry string) error {
+	if registry != "" && l.Blocked != nil && l.Blocked(registry) {
+		return fmt.Errorf("%s: %w", registry, ErrBlocked)
+	}
+	return nil
+}
+
+// open opens held content. Stores that fail are passed over: what they hold can be had elsewhere.
+func (l *Local) open(ctx context.Context, dgst digest.Digest) (*Answer, error) {
+	var failed error
+	for _, h := range l.Held {
+		blob, err := h.Store.Open(ctx, dgst)
+		if err == nil {
+			desc := ocispec.Descriptor{MediaType: blob.MediaType(), Digest: dgst, Size: blob.Size()}
+			return &Answer{Blob: blob, Descriptor: desc, Source: h.Name}, nil
+		}
+		if !errors.Is(err, content.ErrNotFound) {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", h.Name, err))
+		}
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("open %s: %w", dgst, failed)
+	}
+	return nil, fmt.Errorf("%s: %w", dgst, content.ErrNotFound)
+}
+
+// manifest opens held content as a manifest, whose media type clients can't do without.
+func (l *Local) manifest(ctx context.Context, dgst digest.Digest) (*Answer, error) {
+	a, err := l.open(ctx, dgst)
+	if err != nil || a.Descriptor.MediaType != "" && a.Descriptor.MediaType != octetStream {
+		return a, err
+	}
+	// It was asked for as a blob before, or was found in a store that keeps no media types.
+	defer a.Blob.Close()
+	body, err := content.ReadAll(ctx, a.Blob, content.MaxManifestBytes)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest %s: %w", dgst, err)
+	}
+	a.Descriptor.MediaType = content.ManifestType(body)
+	a.Blob = content.Bytes{Body: body, Type: a.Descriptor.MediaType}
+	return a, nil
+}
+
+// tag gives the newest of what the stores know of a tag.
+func (l *Local) tag(ctx context.Context, ref reference.Reference) (newest content.Tag, err error) {
+	err = fmt.Errorf("%s: %w", ref, content.ErrNotFound)
+	for _, s := range l.Meanings {
+		tag, terr := s.Tag(ctx, ref)
+		switch {
+		case terr == nil && (err != nil || tag.Confirmed.After(newest.Confirmed)):
+			newest, err = tag, nil
+		case terr != nil && err != nil && !errors.Is(terr, content.ErrNotFound):
+			err = fmt.Errorf("look up %s: %w", ref, terr)
+		}
+	}
+	return newest, err
+}
+
+// Manifest answers with a held manifest.
+func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstream.Origin) (*Answer, error) {
+	if ref.Digest != "" {
+		return l.manifest(ctx, ref.Digest)
+	}
+	tag, err := l.tag(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	a, err := l.manifest(ctx, tag.Target.Digest)
+	if err != nil {
+		return nil, err
+	}
+	a.Age = max(0, l.Now().Sub(tag.Confirmed))
+	return a, nil
+}
+
+// Blob answers with a held blob.
+func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, _ upstream.Origin) (*Answer, error) {
+	return l.open(ctx, ref.Digest)
+}
+
+// Stat answers with a held blob's descriptor.
+func (l *Local) Stat(ctx context.Context, ref reference.Reference, _ upstream.Origin) (ocispec.Descriptor, string, error) {
+	a, err := l.open(ctx, ref.Digest)
+	if err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	return a.Descriptor, a.Source, a.Blob.Close()
+}
+
+// Tags knows no lists: what a node holds is no list of what there is.
+func (l *Local) Tags(_ context.Context, repo reference.Repository, _ int, _ string, _ upstream.Origin) (upstream.TagList, error) {
+	return upstream.TagList{}, fmt.Errorf("tags of %s: %w", repo, content.ErrNotFound)
+}
+
+// Referrers knows no lists either.
+func (l *Local) Referrers(_ context.Context, ref reference.Reference, _ string, _ upstream.Origin) (ocispec.Index, error) {
+	return ocispec.Index{}, fmt.Errorf("referrers of %s: %w", ref, content.ErrNotFound)
+}

@@ -1,0 +1,198 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/peer"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+	p2p "github.com/libp2p/go-libp2p/core/peer"
+)
+
+// The kinds of sources that a flight has, as logs and metrics name them.
+const (
+	// Upstream is a registry.
+	Upstream = "upstream"
+	// Peer is another member.
+	Peer = "peer"
+)
+
+// upstreamSource is a repository of an upstream registry, as a flight sees it.
+type upstreamSource struct {
+	client *upstream.Client
+	ref    reference.Reference
+	origin upstream.Origin
+}
+
+// Open implements flight.Source.
+func (s *upstreamSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	b, err := s.client.Blob(ctx, s.ref.Repository, s.ref.Digest, off, end, s.origin)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Trusted implements flight.Source.
+func (s *upstreamSource) Trusted() bool { return true }
+
+// Blame implements flight.Source: what a registry redirected to may be what is wrong.
+func (s *upstreamSource) Blame(error) { s.client.Forget(s.ref.Repository, s.ref.Digest) }
+
+// Kind implements flight.Source.
+func (s *upstreamSource) Kind() string { return Upstream }
+
+// String implements flight.Source.
+func (s *upstreamSource) String() string { return fmt.Sprintf("upstream %s", s.ref.Repository) }
+
+// Source gives the members that hold a blob as one source of a flight: it asks the next one whenever one fails, at
+// the byte where that one stopped.
+func (m *Members) Source(ref reference.Reference) flight.Source {
+	return &membersSource{members: m, ref: ref, failed: map[p2p.ID]bool{}, used: map[p2p.ID]discovery.Member{}}
+}
+
+// membersSource is the other members, as a flight sees them.
+type membersSource struct {
+	members *Members
+	ref     reference.Reference
+
+	mu     sync.Mutex
+	failed map[p2p.ID]bool // Those that could not give what they said they had.
+	used   map[p2p.ID]discovery.Member
+}
+
+// Kind implements flight.Source.
+func (s *membersSource) Kind() string { return Peer }
+
+// String implements flight.Source. All flights of a blob have the same members.
+func (s *membersSource) String() string { return "other members" }
+
+// Trusted implements flight.Source.
+func (s *membersSource) Trusted() bool { return false }
+
+// Blame implements flight.Source.
+func (s *membersSource) Blame(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, member := range s.used {
+		s.members.blame(member, s.ref, err)
+		delete(s.used, id)
+	}
+}
+
+// Open implements flight.Source.
+func (s *membersSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	stream := &membersStream{source: s, ctx: ctx, pos: off, end: end}
+	if err := stream.reopen(); err != nil {
+		return nil, err
+	}
+	return stream, nil
+}
+
+// untried gives the members that are still worth asking.
+func (s *membersSource) untried(ctx context.Context) ([]discovery.Member, error) {
+	found, err := s.members.providers(ctx, s.ref.Digest)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var members []discovery.Member
+	for _, member := range found {
+		if !s.failed[member.ID] {
+			members = append(members, member)
+		}
+	}
+	return members, nil
+}
+
+func (s *membersSource) fail(member discovery.Member, err error) {
+	s.mu.Lock()
+	s.failed[member.ID] = true
+	s.mu.Unlock()
+	s.members.failed(member, s.ref, err)
+}
+
+// membersStream reads from one member after the other. It belongs to one goroutine.
+type membersStream struct {
+	source *membersSource
+	ctx    context.Context
+	pos    int64
+	end    int64 // Negative for the blob's end.
+	now    attempt[*peer.Stream]
+}
+
+// reopen starts to read from the fastest of the members that are left.
+func (s *membersStream) reopen() error {
+	members, err := s.source.untried(s.ctx)
+	if err != nil {
+		return err
+	}
+	won, err := race(s.ctx, members, func(ctx context.Context, member discovery.Member) (*peer.Stream, error) {
+		in, err := s.source.members.client.Blob(ctx, member.PeerAPI[0], s.source.ref, s.pos, s.end)
+		if err != nil && ctx.Err() == nil {
+			s.source.fail(member, err)
+		}
+		return in, err
+	}, func(late *peer.Stream) { late.Close() })
+	if err != nil {
+		return fmt.Errorf("%s at other members: %w", s.source.ref, err)
+	}
+	s.now = won
+	s.source.mu.Lock()
+	s.source.used[won.member.ID] = won.member
+	s.source.mu.Unlock()
+	return nil
+}
+
+// Size implements flight.Stream.
+func (s *membersStream) Size() int64 { return s.now.value.Size() }
+
+// Ranged implements flight.Stream.
+func (s *membersStream) Ranged() bool { return true }
+
+// Read implements io.Reader. A member that fails is replaced without a word.
+func (s *membersStream) Read(p []byte) (int, error) {
+	for {
+		n, err := s.now.value.Read(p)
+		s.pos += int64(n)
+		if err == io.EOF && s.pos < s.last() {
+			err = fmt.Errorf("%w: %w", peer.ErrDead, io.ErrUnexpectedEOF)
+		}
+		if err == nil || err == io.EOF || s.ctx.Err() != nil {
+			return n, err
+		}
+		size := s.Size()
+		s.source.fail(s.now.member, err)
+		_ = s.Close() // It has failed already.
+		if rerr := s.reopen(); rerr != nil {
+			return n, fmt.Errorf("%w; before that: %w", rerr, err)
+		}
+		if s.Size() != size {
+			return n, fmt.Errorf("members disagree on the blob's size: %d and %d bytes", size, s.Size())
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+}
+
+// last gives where the stream ends.
+func (s *membersStream) last() int64 {
+	if s.end >= 0 {
+		return s.end
+	}
+	return s.Size()
+}
+
+// Close implements io.Closer.
+func (s *membersStream) Close() error {
+	err := s.now.value.Close()
+	s.now.cancel()
+	return err
+}

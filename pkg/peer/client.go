@@ -1,0 +1,260 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// What a member's answer means for who asked.
+var (
+	// ErrNotHeld says that the member does not have it.
+	ErrNotHeld = errors.New("member does not hold it")
+	// ErrBusy says that the member has no upload slot free.
+	ErrBusy = errors.New("member is busy")
+	// ErrDead says that the member could not be reached, or stopped answering.
+	ErrDead = errors.New("member does not answer")
+	// errStalled ends a body that has not moved for too long.
+	errStalled = errors.New("no byte for too long")
+)
+
+// ClientConfig is what a client needs.
+type ClientConfig struct {
+	Credentials *Credentials
+	// Connect bounds dialling and, again, the handshake. Members are near: 1 second by default.
+	Connect time.Duration
+	// FirstByte bounds the wait for an answer. 2 seconds by default.
+	FirstByte time.Duration
+	// Progress is how long a body may stand still. 2 seconds by default: the rest then comes from somewhere else.
+	Progress time.Duration
+
+	Registerer prometheus.Registerer
+}
+
+// Client asks other members for content. It is safe for concurrent use.
+type Client struct {
+	http     *http.Client
+	progress time.Duration
+	received prometheus.Counter
+}
+
+// NewClient makes a client.
+func NewClient(cfg ClientConfig) *Client {
+	for _, d := range []struct {
+		value *time.Duration
+		std   time.Duration
+	}{{&cfg.Connect, time.Second}, {&cfg.FirstByte, 2 * time.Second}, {&cfg.Progress, 2 * time.Second}} {
+		if *d.value == 0 {
+			*d.value = d.std
+		}
+	}
+	return &Client{
+		progress: cfg.Progress,
+		http: &http.Client{
+			Transport: &http.Transport{
+				DialContext:           (&net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}).DialContext,
+				TLSClientConfig:       cfg.Credentials.Client(),
+				TLSHandshakeTimeout:   cfg.Connect,
+				ResponseHeaderTimeout: cfg.FirstByte,
+				// HTTP/1.1 alone: a connection for each transfer, so that one never waits for another.
+				TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
+				DisableCompression:  true,
+				MaxIdleConns:        256,
+				MaxIdleConnsPerHost: 8,
+				IdleConnTimeout:     time.Minute,
+				ReadBufferSize:      64 << 10,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		received: promauto.With(cfg.Registerer).NewCounter(prometheus.CounterOpts{
+			Name: "kioo_peer_downloaded_bytes_total", Help: "Bytes received from other members.",
+		}),
+	}
+}
+
+// Close lets go of idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Tag asks a member what a tag means, and how long ago it heard so.
+func (c *Client) Tag(ctx context.Context, addr string, ref reference.Reference) (ocispec.Descriptor, time.Duration, error) {
+	resp, err := c.do(ctx, http.MethodHead, addr, ref, "manifests", "")
+	if err != nil {
+		return ocispec.Descriptor{}, 0, err
+	}
+	resp.Body.Close()
+	dgst, err := reference.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
+	age, aerr := strconv.ParseInt(resp.Header.Get("Age"), 10, 32)
+	if err = errors.Join(err, aerr); err != nil || age < 0 || resp.ContentLength < 0 {
+		return ocispec.Descriptor{}, 0, fmt.Errorf("ask %s for %s: the answer makes no sense: %w", addr, ref, err)
+	}
+	desc := ocispec.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: dgst, Size: resp.ContentLength}
+	return desc, time.Duration(age) * time.Second, nil
+}
+
+// Manifest gets a manifest by digest and verifies it.
+func (c *Client) Manifest(ctx context.Context, addr string, ref reference.Reference) (ocispec.Descriptor, []byte, error) {
+	resp, err := c.do(ctx, http.MethodGet, addr, ref, "manifests", "")
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, content.MaxManifestBytes+1))
+	switch {
+	case err != nil:
+		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: %w: %w", ref, addr, ErrDead, err)
+	case len(body) > content.MaxManifestBytes:
+		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: larger than %d bytes", ref, addr, content.MaxManifestBytes)
+	case ref.Digest.Algorithm().FromBytes(body) != ref.Digest:
+		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: %w", ref, addr, ErrWrongBytes)
+	}
+	return ocispec.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: ref.Digest, Size: int64(len(body))}, body, nil
+}
+
+// ErrWrongBytes says that a member sent something else than what the digest names.
+var ErrWrongBytes = errors.New("member sent wrong bytes")
+
+// Blob starts to read a blob of a member at off, up to end, or to the blob's end if end is negative. The bytes are
+// not verified.
+func (c *Client) Blob(ctx context.Context, addr string, ref reference.Reference, off, end int64) (*Stream, error) {
+	var want string
+	switch {
+	case end >= 0:
+		want = fmt.Sprintf("bytes=%d-%d", off, end-1)
+	case off > 0:
+		want = fmt.Sprintf("bytes=%d-", off)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	resp, err := c.do(ctx, http.MethodGet, addr, ref, "blobs", want)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	size, err := wholeSize(resp, off, end)
+	if err != nil {
+		resp.Body.Close()
+		cancel(nil)
+		return nil, fmt.Errorf("get %s from %s: %w", ref, addr, err)
+	}
+	s := &Stream{body: resp.Body, size: size, cancel: cancel, ctx: ctx, progress: c.progress, received: c.received, what: ref.String() + " from " + addr}
+	s.timer = time.AfterFunc(c.progress, s.stall)
+	return s, nil
+}
+
+// do asks a member for something below a repository. An answer other than success is an error.
+func (c *Client) do(ctx context.Context, method, addr string, ref reference.Reference, kind, byteRange string) (*http.Response, error) {
+	u := url.URL{
+		Scheme: "https", Host: addr,
+		Path:     "/v2/" + ref.Path + "/" + kind + "/" + ref.Object(),
+		RawQuery: url.Values{"ns": {ref.Registry}}.Encode(),
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for %s: %w", addr, ref, err)
+	}
+	if byteRange != "" {
+		req.Header.Set("Range", byteRange)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("ask %s for %s: %w", addr, ref, context.Cause(ctx))
+		}
+		return nil, fmt.Errorf("ask %s for %s: %w: %w", addr, ref, ErrDead, err)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+		return resp, nil
+	case http.StatusNotFound:
+		err = ErrNotHeld
+	case http.StatusTooManyRequests:
+		err = ErrBusy
+	default:
+		err = fmt.Errorf("status %d", resp.StatusCode)
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // So that the connection can be used again; if not, it is not.
+	resp.Body.Close()
+	return nil, fmt.Errorf("ask %s for %s: %w", addr, ref, err)
+}
+
+// wholeSize gives the size of the whole blob that an answer is, or is a part of. It refuses answers to another range.
+func wholeSize(resp *http.Response, off, end int64) (int64, error) {
+	if resp.StatusCode == http.StatusOK {
+		if off != 0 || end >= 0 || resp.ContentLength < 0 {
+			return 0, errors.New("the answer is not the range that was asked for")
+		}
+		return resp.ContentLength, nil
+	}
+	var first, last, size int64
+	header := resp.Header.Get("Content-Range")
+	if n, err := fmt.Sscanf(header, "bytes %d-%d/%d", &first, &last, &size); n != 3 || err != nil ||
+		first != off || last < first || last >= size || end >= 0 && last != end-1 || end < 0 && last != size-1 ||
+		strings.ContainsAny(header, "+") {
+		return 0, fmt.Errorf("the answer's Content-Range %q is not what was asked for", header)
+	}
+	return size, nil
+}
+
+// Stream is a blob's bytes from a member. A member that stands still fails the read with ErrDead. It belongs to one
+// goroutine.
+type Stream struct {
+	body     io.ReadCloser
+	size     int64
+	what     string
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	progress time.Duration
+	timer    *time.Timer
+	stalled  atomic.Bool
+	received prometheus.Counter
+}
+
+func (s *Stream) stall() {
+	s.stalled.Store(true)
+	s.cancel(errStalled)
+}
+
+// Size implements flight.Stream.
+func (s *Stream) Size() int64 { return s.size }
+
+// Ranged implements flight.Stream. Members always do ranges.
+func (s *Stream) Ranged() bool { return true }
+
+// Read implements io.Reader.
+func (s *Stream) Read(p []byte) (int, error) {
+	s.timer.Reset(s.progress)
+	n, err := s.body.Read(p)
+	s.timer.Stop()
+	s.received.Add(float64(n))
+	switch {
+	case err == nil || err == io.EOF:
+		return n, err
+	case s.stalled.Load():
+		return n, fmt.Errorf("get %s: %w: %w", s.what, ErrDead, errStalled)
+	case s.ctx.Err() != nil:
+		return n, context.Cause(s.ctx)
+	}
+	return n, fmt.Errorf("get %s: %w: %w", s.what, ErrDead, err)
+}
+
+// Close implements io.Closer.
+func (s *Stream) Close() error {
+	s.timer.Stop()
+	err := s.body.Close()
+	s.cancel(nil)
+	return err
+}

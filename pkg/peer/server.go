@@ -1,0 +1,200 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// handshakeTimeout is how long a new connection may take to say who it is and what it wants.
+	handshakeTimeout = 5 * time.Second
+	// idleTimeout is how long a connection may wait for its next request. Clients let go of theirs earlier.
+	idleTimeout = 2 * time.Minute
+	// maxHeaderBytes bounds a request's headers. Members send few.
+	maxHeaderBytes = 16 << 10
+	// queueWait is how long a request waits for a slot before it is sent elsewhere.
+	queueWait = 100 * time.Millisecond
+	// throttleStep is how many bytes are written at once under a bandwidth cap.
+	throttleStep = 64 << 10
+)
+
+// ServerConfig is what a server needs.
+type ServerConfig struct {
+	// Handler answers with what this member holds. It never asks others.
+	Handler http.Handler
+	// Credentials tell members from strangers.
+	Credentials *Credentials
+	// Slots is how many uploads there are at once. More share the link among more members; fewer finish each sooner.
+	// 32 by default.
+	Slots int
+	// Queue is how many requests may wait for a slot, for a tenth of a second each. More are refused at once, and
+	// ask another member. 64 by default.
+	Queue int
+	// BytesPerSecond caps all uploads together; 0 is no cap.
+	BytesPerSecond int64
+	// Drain is how long uploads may take to finish when the server ends. 10 seconds by default.
+	Drain time.Duration
+
+	Log        logr.Logger
+	Registerer prometheus.Registerer
+}
+
+// Server serves what a member holds to other members.
+type Server struct {
+	cfg     ServerConfig
+	http    *http.Server
+	slots   *semaphore.Weighted
+	waiting *semaphore.Weighted
+	limit   *rate.Limiter // Nil without a cap.
+	refused prometheus.Counter
+	sent    prometheus.Counter
+}
+
+// NewServer makes a server.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Slots == 0 {
+		cfg.Slots = 32
+	}
+	if cfg.Queue == 0 {
+		cfg.Queue = 64
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = 10 * time.Second
+	}
+	factory := promauto.With(cfg.Registerer)
+	s := &Server{
+		cfg:     cfg,
+		slots:   semaphore.NewWeighted(int64(cfg.Slots)),
+		waiting: semaphore.NewWeighted(int64(cfg.Queue)),
+		refused: factory.NewCounter(prometheus.CounterOpts{
+			Name: "kioo_peer_uploads_refused_total", Help: "Requests of members that were sent elsewhere because all upload slots were taken.",
+		}),
+		sent: factory.NewCounter(prometheus.CounterOpts{
+			Name: "kioo_peer_uploaded_bytes_total", Help: "Bytes sent to other members.",
+		}),
+	}
+	if cfg.BytesPerSecond > 0 {
+		s.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), max(throttleStep, int(min(cfg.BytesPerSecond/10, 1<<30))))
+	}
+	s.http = &http.Server{
+		Handler:                      s,
+		ReadHeaderTimeout:            handshakeTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeaderBytes,
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     slog.NewLogLogger(logr.ToSlogHandler(cfg.Log), slog.LevelDebug), // Strangers fill no log.
+	}
+	return s
+}
+
+// Run serves the listeners, which it closes, until ctx ends and the uploads on their way have left.
+func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
+	done := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() {
+			err := s.http.Serve(tls.NewListener(l, s.cfg.Credentials.Server()))
+			if errors.Is(err, http.ErrServerClosed) {
+				err = nil
+			} else {
+				err = fmt.Errorf("serve members on %s: %w", l.Addr(), err)
+			}
+			done <- err
+		}()
+	}
+	var errs []error
+	left := len(listeners)
+	select {
+	case err := <-done:
+		errs, left = append(errs, err), left-1
+	case <-ctx.Done():
+	}
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Drain)
+	defer cancel()
+	if err := s.http.Shutdown(deadline); err != nil {
+		errs = append(errs, s.http.Close())
+	}
+	for range left {
+		errs = append(errs, <-done)
+	}
+	return errors.Join(errs...)
+}
+
+// ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.acquire(r.Context()) {
+		s.refused.Inc()
+		w.Header().Set("Retry-After", strconv.Itoa(1))
+		http.Error(w, "all upload slots are taken", http.StatusTooManyRequests)
+		return
+	}
+	defer s.slots.Release(1)
+	s.cfg.Handler.ServeHTTP(&upload{ResponseWriter: w, ctx: r.Context(), limit: s.limit, sent: s.sent}, r)
+}
+
+func (s *Server) acquire(ctx context.Context) bool {
+	if s.slots.TryAcquire(1) {
+		return true
+	}
+	if !s.waiting.TryAcquire(1) {
+		return false
+	}
+	defer s.waiting.Release(1)
+	ctx, cancel := context.WithTimeout(ctx, queueWait)
+	defer cancel()
+	return s.slots.Acquire(ctx, 1) == nil
+}
+
+// upload counts what is sent, and slows it down under a cap.
+type upload struct {
+	http.ResponseWriter
+	ctx   context.Context
+	limit *rate.Limiter
+	sent  prometheus.Counter
+	buf   []byte
+}
+
+// Unwrap is for http.ResponseController.
+func (u *upload) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+// Write implements http.ResponseWriter.
+func (u *upload) Write(p []byte) (written int, err error) {
+	for len(p) > 0 || written == 0 {
+		step := p
+		if u.limit != nil {
+			step = p[:min(len(p), throttleStep)]
+			if err := u.limit.WaitN(u.ctx, len(step)); err != nil {
+				return written, fmt.Errorf("wait for bandwidth: %w", err)
+			}
+		}
+		n, err := u.ResponseWriter.Write(step)
+		written += n
+		u.sent.Add(float64(n))
+		if err != nil || len(step) == len(p) {
+			return written, err
+		}
+		p = p[n:]
+	}
+	return written, nil
+}
+
+// ReadFrom implements io.ReaderFrom. Under TLS the kernel can't copy, so that all that counts is few, large reads.
+func (u *upload) ReadFrom(src io.Reader) (int64, error) {
+	if u.buf == nil {
+		u.buf = make([]byte, 256<<10)
+	}
+	return io.CopyBuffer(struct{ io.Writer }{u}, src, u.buf)
+}
