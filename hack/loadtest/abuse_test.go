@@ -3,7 +3,6 @@ package loadtest
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/http"
@@ -26,8 +25,6 @@ const (
 	bombs      = 64
 	headerTime = 10 * time.Second // How long Kioo waits for headers.
 )
-
-func sha256Of(data []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(data)) }
 
 // victim runs Kioo with its default bounds, under a watch of its memory, and lets it hold a blob.
 func victim(t *testing.T, size int64) (*kiootest.Kioo, v1.Descriptor) {

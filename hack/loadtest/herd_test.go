@@ -1,19 +1,15 @@
 package loadtest
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptrace"
-	"sync"
+	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/kioo-dev/kioo/hack/kiootest"
+	"github.com/kioo-dev/kioo/hack/process"
 	"github.com/kioo-dev/kioo/hack/registrytest"
 )
 
@@ -25,44 +21,44 @@ const (
 
 // TestHerd lets many clients ask for a blob that nobody holds, all before its first byte arrives.
 func TestHerd(t *testing.T) {
+	clients, err := process.Build(t.Context(), "./hack/loadtest/herd", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	up := registrytest.New(t, registrytest.Config{})
 	blob := pushLayers(t, up, 21, herdBlob)[0]
-	// Comparing with the bytes themselves says the same as 200 times the digest, and leaves the processor to Kioo.
-	want := download(t, up, blob.Digest.String())
+	file := filepath.Join(up.Storage(), "docker/registry/v2/blobs/sha256", blob.Digest.Hex[:2], blob.Digest.Hex, "data")
 
 	dir := t.TempDir()
 	kioo := startKioo(t, dir, kiootest.Config(dir, map[string]string{registryName: up.URL()}))
 	watchMemory(t, kioo)
 
-	var asked sync.WaitGroup
-	asked.Add(herd)
+	asked := make(chan struct{})
 	up.Break(func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			asked.Wait()
-			next.ServeHTTP(w, r)
+			select {
+			case <-asked:
+				next.ServeHTTP(w, r)
+			case <-r.Context().Done():
+			}
 		})
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), herdTime)
-	defer cancel()
-	c := client(t)
-	start := time.Now()
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range herd {
-		group.Go(func() error {
-			trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { asked.Done() }}
-			resp, err := get(httptrace.WithClientTrace(ctx, trace), c, blobURL(kioo, blob))
-			if err != nil {
-				return fmt.Errorf("client %d: %w", i, err)
-			}
-			defer resp.Body.Close()
-			if err := compare(resp.Body, want); err != nil {
-				return fmt.Errorf("client %d: %w", i, err)
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	p, err := process.Start(process.Config{Path: clients, Args: []string{
+		"-url", blobURL(kioo, blob), "-file", file, "-digest", blob.Digest.String(),
+		"-clients", fmt.Sprint(herd), "-timeout", herdTime.String(),
+	}})
+	if err != nil {
 		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	if _, err := p.WaitLog(t.Context(), regexp.MustCompile(`all have asked`)); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	close(asked)
+	<-p.Done() // It has a deadline of its own.
+	if err := p.Err(); err != nil {
+		t.Fatalf("herd: %v\n%s", err, p.Log())
 	}
 	t.Logf("%d clients read %d MB each in %v", herd, herdBlob/1_000_000, time.Since(start).Round(time.Millisecond))
 	if sent := up.BlobBytes(blob.Digest.String()); sent != blob.Size {
@@ -70,42 +66,5 @@ func TestHerd(t *testing.T) {
 	}
 	if n := len(up.BlobRequests(blob.Digest.String())); n != 1 {
 		t.Errorf("upstream was asked %d times", n)
-	}
-}
-
-// download reads a blob from the upstream itself, uncounted, and checks it.
-func download(t *testing.T, up *registrytest.Registry, digest string) []byte {
-	t.Helper()
-	resp, err := get(t.Context(), client(t), fmt.Sprintf("http://%s/v2/%s/blobs/%s", up.DirectHost(), repository, digest))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := sha256Of(data); got != digest {
-		t.Fatalf("upstream's own blob has digest %s, want %s", got, digest)
-	}
-	return data
-}
-
-// compare fails at the first byte that differs, is missing or too many.
-func compare(r io.Reader, want []byte) error {
-	buf := make([]byte, 256<<10)
-	var n int
-	for {
-		m, err := r.Read(buf)
-		if m > len(want)-n || !bytes.Equal(buf[:m], want[n:n+m]) {
-			return fmt.Errorf("wrong bytes between %d and %d", n, n+m)
-		}
-		n += m
-		if err == io.EOF && n == len(want) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("after %d bytes: %w", n, err)
-		}
 	}
 }

@@ -35,10 +35,6 @@ func TestKill(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
 	up := registrytest.New(t, registrytest.Config{})
 	sizes := make([]int64, killLayers)
 	for i := range sizes {
@@ -51,20 +47,21 @@ func TestKill(t *testing.T) {
 	cfg := kiootest.Config(dir, map[string]string{registryName: up.URL()})
 	held := 0
 	for kill := range kills {
-		kioo, err := kiootest.Start(ctx, path, dir, cfg)
+		kioo, err := kiootest.Start(ctx, program, dir, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := verify(ctx, t, kioo, path); n < held {
+		if n := verify(ctx, t, kioo); n < held {
 			t.Errorf("after kill %d it holds %d blobs, before it were %d", kill, n, held)
 		} else {
 			held = n
 		}
 		pulling, stop := context.WithCancel(ctx)
 		ended := make(chan struct{})
+		mixed := shuffled(random, layers)
 		go func() {
 			defer close(ended)
-			pullUntilKilled(pulling, client(t), kioo, shuffled(random, layers))
+			pullUntilKilled(pulling, client(t), kioo, mixed)
 		}()
 		select {
 		case <-time.After(time.Duration(random.IntN(int(400 * time.Millisecond)))):
@@ -75,7 +72,7 @@ func TestKill(t *testing.T) {
 		<-ended
 	}
 	kioo := startKioo(t, dir, cfg)
-	held = verify(ctx, t, kioo, path)
+	held = verify(ctx, t, kioo)
 	t.Logf("%d of %d blobs were held after %d kills", held, killLayers, kills)
 	if held == 0 {
 		t.Error("no blob survived, so nothing was tested")
@@ -105,9 +102,9 @@ func pullUntilKilled(ctx context.Context, c *http.Client, kioo *kiootest.Kioo, l
 }
 
 // verify runs kioo verify beside the mirror and returns how many blobs it found, all of them right.
-func verify(ctx context.Context, t *testing.T, kioo *kiootest.Kioo, path string) int {
+func verify(ctx context.Context, t *testing.T, kioo *kiootest.Kioo) int {
 	t.Helper()
-	out, err := kioo.Verify(ctx, path)
+	out, err := kioo.Verify(ctx, program)
 	if err != nil {
 		t.Fatal(err)
 	}

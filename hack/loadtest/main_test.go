@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"sync"
 	"testing"
 	"time"
 
@@ -31,14 +30,8 @@ const (
 	maxWait = 5 * time.Second
 )
 
-// program builds kioo once for all tests.
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "kioo-loadtest-")
-	if err != nil {
-		return "", err
-	}
-	return process.Build(context.Background(), kiootest.Package, dir)
-})
+// program is kioo, built for all tests by TestMain.
+var program string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -46,13 +39,17 @@ func TestMain(m *testing.M) {
 		fmt.Println("load tests left out: -short")
 		return
 	}
-	path, err := program()
+	dir, err := os.MkdirTemp("", "kioo-loadtest-")
+	if err == nil {
+		program, err = process.Build(context.Background(), kiootest.Package, dir)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
+		_ = os.RemoveAll(dir) // What is wrong has been said.
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.Remove(path) // It is in the temporary directory anyhow.
+		_ = os.RemoveAll(dir) // It is in the temporary directory anyhow.
 		os.Exit(code)
 	}))
 }
@@ -60,11 +57,7 @@ func TestMain(m *testing.M) {
 // startKioo runs Kioo for the length of a test. A test may end it before.
 func startKioo(t *testing.T, dir string, cfg *config.Config) *kiootest.Kioo {
 	t.Helper()
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kioo, err := kiootest.Start(t.Context(), path, dir, cfg)
+	kioo, err := kiootest.Start(t.Context(), program, dir, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
