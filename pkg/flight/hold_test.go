@@ -1,0 +1,120 @@
+package flight_test
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/opencontainers/go-digest"
+)
+
+// TestWrongBytesAreReplaced has a source that is not trusted send wrong bytes: it is blamed, and the reader gets the
+// blob from the next one, without having seen any of the wrong.
+func TestWrongBytesAreReplaced(t *testing.T) {
+	body := randomBody(2 << 20)
+	wrong := bytes.Clone(body)
+	wrong[7] ^= 1
+	for _, test := range []struct {
+		name    string
+		instead []byte // What the liar has once it was blamed.
+		second  []byte
+	}{
+		{"by another source", nil, body},
+		{"by another member of the same source", body, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := setup(t, nil)
+			liar := &origin{name: "members", body: wrong, untrusted: true, instead: test.instead}
+			second := &origin{name: "upstream", body: test.second}
+			r, err := f.Join(t.Context(), digest.FromBytes(body), -1, liar, second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			if liar.blamed != 1 {
+				t.Errorf("blamed %d times", liar.blamed)
+			}
+		})
+	}
+}
+
+func TestWrongBytesFromTheLastSource(t *testing.T) {
+	f := setup(t, nil)
+	body := randomBody(2 << 20)
+	wrong := bytes.Clone(body)
+	wrong[7] ^= 1
+	liar := &origin{name: "members", body: wrong, untrusted: true}
+	upstream := &origin{name: "upstream", body: wrong}
+	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, liar, upstream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, err := read(t.Context(), r, 0, r.Size()); !errors.Is(err, flight.ErrMismatch) || len(got) == len(body) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if liar.blamed != 1 || upstream.blamed != 1 {
+		t.Errorf("blamed %d and %d times", liar.blamed, upstream.blamed)
+	}
+}
+
+// TestHold shows when bytes of a source that is not trusted leave: all at once at the end, or as they arrive where the
+// blob is large or takes its time.
+func TestHold(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		holdBytes int64
+		wait      time.Duration
+		gives     bool
+	}{
+		{name: "held back", holdBytes: 1 << 20, wait: 4 * time.Second},
+		{name: "too large", holdBytes: 1<<20 - 1, gives: true},
+		{name: "too slow", holdBytes: 1 << 20, wait: 6 * time.Second, gives: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				spool := &memorySpool{body: make([]byte, 1<<20)}
+				g := flight.New(flight.Config{
+					Create:    func(digest.Digest, int64) (flight.Spool, error) { return spool.open(t) },
+					Held:      func(digest.Digest) bool { return false },
+					HoldBytes: test.holdBytes, HoldFor: 5 * time.Second,
+				})
+				defer g.Close()
+				body := randomBody(1 << 20)
+				src := &origin{name: "members", body: body, untrusted: true, gate: make(chan struct{})}
+				r, err := g.Join(t.Context(), digest.FromBytes(body), -1, src)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.Close()
+				ready := make(chan error, 1)
+				go func() { ready <- r.Ready(t.Context(), 0) }()
+				src.gate <- struct{}{} // 64 of 1024 KiB.
+				time.Sleep(test.wait)
+				synctest.Wait()
+				select {
+				case err := <-ready:
+					if !test.gives || err != nil {
+						t.Errorf("gave bytes (%v) before the verdict", err)
+					}
+				default:
+					if test.gives {
+						t.Error("gave nothing")
+					}
+				}
+				for range 15 {
+					src.gate <- struct{}{}
+				}
+				if err := r.Ready(t.Context(), 1<<20-1); err != nil {
+					t.Errorf("verified, and yet: %v", err)
+				}
+			})
+		})
+	}
+}
