@@ -1,0 +1,91 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"sync"
+
+	"github.com/kioo-dev/kioo/hack/registrytest"
+)
+
+// upstreamPort is a registry's usual one.
+const upstreamPort = 5000
+
+// Upstream is a real registry in a place of its own. It is safe for concurrent use.
+//
+// The registry itself listens on the machine's loopback, where fixtures are pushed to and where no link slows that
+// down. What the nodes see is its counting proxy, which listens in the place.
+type Upstream struct {
+	*registrytest.Registry
+	*Place
+
+	mu      sync.Mutex
+	server  *http.Server  // nil while stopped
+	serving chan struct{} // closed when server no longer accepts
+}
+
+func newUpstream(ctx context.Context, n *network, link Link) (*Upstream, error) {
+	place, err := n.attach(ctx, "upstream", upstreamAddr(), link)
+	if err != nil {
+		return nil, fmt.Errorf("place for upstream: %w", err)
+	}
+	registry, err := registrytest.Start(ctx, registrytest.Config{})
+	if err != nil {
+		return nil, err
+	}
+	u := &Upstream{Registry: registry, Place: place}
+	if err := u.Resume(); err != nil {
+		u.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+// Host is the registry's name and address for the nodes.
+func (u *Upstream) Host() string { return netip.AddrPortFrom(u.Addr, upstreamPort).String() }
+
+// URL is the same as a URL.
+func (u *Upstream) URL() string { return "http://" + u.Host() }
+
+// Image is an image's full name: that of the registry before "org/app:v1".
+func (u *Upstream) Image(name string) string { return u.Host() + "/" + name }
+
+// Stop refuses connections and cuts those that are open, as a registry that is down. Black is the other way to lose it.
+func (u *Upstream) Stop() {
+	u.mu.Lock()
+	server, serving := u.server, u.serving
+	u.server = nil
+	u.mu.Unlock()
+	if server != nil {
+		_ = server.Close() // Its listener's error matters to nobody.
+		<-serving
+	}
+}
+
+// Resume ends a Stop.
+func (u *Upstream) Resume() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.server != nil {
+		return nil
+	}
+	listener, err := u.Listen(u.Host())
+	if err != nil {
+		return fmt.Errorf("listen for upstream: %w", err)
+	}
+	server, serving := &http.Server{Handler: u.Registry}, make(chan struct{})
+	u.server, u.serving = server, serving
+	go func() {
+		defer close(serving)
+		_ = server.Serve(listener) // It ends with Stop alone.
+	}()
+	return nil
+}
+
+// Close ends the registry. The fleet does it.
+func (u *Upstream) Close() {
+	u.Stop()
+	u.Registry.Close()
+}
