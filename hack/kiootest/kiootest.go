@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -63,7 +64,7 @@ func Start(ctx context.Context, program, dir string, cfg *config.Config) (*Kioo,
 	if err := fixPort(cfg); err != nil {
 		return nil, fmt.Errorf("start kioo: %w", err)
 	}
-	data, err := yaml.Marshal(cfg)
+	data, err := file(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("start kioo: write its configuration: %w", err)
 	}
@@ -94,6 +95,43 @@ func (k *Kioo) Verify(ctx context.Context, program string) (string, error) {
 		return string(out), fmt.Errorf("kioo verify: %w\n%s", err, out)
 	}
 	return string(out), nil
+}
+
+// file writes what differs from the defaults, as people do. So a program that is older than this tree understands it.
+func file(cfg *config.Config) ([]byte, error) {
+	var settings, defaults map[string]any
+	for c, into := range map[*config.Config]*map[string]any{cfg: &settings, config.Default(): &defaults} {
+		data, err := yaml.Marshal(c)
+		if err != nil {
+			return nil, err
+		}
+		if err := yaml.Unmarshal(data, into); err != nil {
+			return nil, err
+		}
+	}
+	delete(defaults, "apiVersion") // Required.
+	delete(defaults, "kind")
+	return yaml.Marshal(without(settings, defaults))
+}
+
+func without(settings, defaults map[string]any) map[string]any {
+	differ := map[string]any{}
+	for name, value := range settings {
+		section, isSection := value.(map[string]any)
+		if isSection {
+			if inner, ok := defaults[name].(map[string]any); ok {
+				section = without(section, inner)
+			}
+			if len(section) > 0 {
+				differ[name] = section
+			}
+			continue
+		}
+		if !reflect.DeepEqual(value, defaults[name]) {
+			differ[name] = value
+		}
+	}
+	return differ
 }
 
 func fixPort(cfg *config.Config) error {
