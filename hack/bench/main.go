@@ -101,6 +101,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	start := time.Now()
 	rows, err := b.all(ctx)
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // What fails then, fails because of that.
+	}
 	if err != nil {
 		return err
 	}
