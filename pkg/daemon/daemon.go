@@ -12,8 +12,11 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
+	"github.com/kioo-dev/kioo/pkg/content/containerd"
 	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
@@ -39,6 +42,9 @@ type Daemon struct {
 	log     logr.Logger
 	metrics *prometheus.Registry
 
+	fleet    *fleet            // Nil without cluster keys.
+	runtime  *containerd.Store // Nil without containerd.
+	watcher  *hosts.Watcher    // Nil where containerd's registry directory is not ours.
 	cache    *cache.Cache
 	upstream *upstream.Client
 	flights  *flight.Group
@@ -60,6 +66,9 @@ func New(cfg Config) (_ *Daemon, err error) {
 		}
 	}()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(cfg.Version))
+	if d.fleet, err = d.openFleet(); err != nil {
+		return nil, err
+	}
 	if err := d.openStores(); err != nil {
 		return nil, err
 	}
@@ -70,17 +79,30 @@ func New(cfg Config) (_ *Daemon, err error) {
 	if err := d.openMirror(pseudonym); err != nil {
 		return nil, err
 	}
-	return d, d.listen()
+	if err := d.listen(); err != nil {
+		return nil, err
+	}
+	d.watcher, err = d.openWatcher()
+	return d, err
 }
 
 func (d *Daemon) openStores() (err error) {
+	if d.runtime, err = d.openContainerd(); err != nil {
+		return err
+	}
 	c := d.cfg.Cache
-	d.cache, err = cache.Open(cache.Config{
+	cfg := cache.Config{
 		Dir:      filepath.Join(d.cfg.DataDir, CacheDir),
 		MaxBytes: int64(c.MaxBytes), SpoolBytes: int64(c.SpoolBytes), MaxBlobs: c.MaxBlobs, MaxTags: c.MaxTags,
 		Log: d.log.WithName("cache"), Registerer: d.metrics,
-	})
-	if err != nil {
+	}
+	if c.Keep == config.KeepNever {
+		cfg.MaxBytes, cfg.SpoolBytes = 0, cfg.MaxBytes+cfg.SpoolBytes
+	}
+	if d.fleet != nil {
+		cfg.Observer = d.fleet.announcer
+	}
+	if d.cache, err = cache.Open(cfg); err != nil {
 		return fmt.Errorf("open cache: %w", err)
 	}
 	d.flights = flight.New(flight.Config{
@@ -135,8 +157,21 @@ func (d *Daemon) registry(host string) upstream.Registry {
 }
 
 func (d *Daemon) openMirror(pseudonym string) (err error) {
+	var held []mirror.Held
+	var tags []content.TagStore
+	if d.runtime != nil {
+		held = append(held, mirror.Held{Name: "containerd", Store: d.runtime})
+		tags = append(tags, d.runtime)
+	}
+	var members *mirror.Members
+	if d.fleet != nil {
+		members = d.fleet.members
+	}
 	d.mirror, err = mirror.New(mirror.Config{
-		Held:         []mirror.Held{{Name: "cache", Store: d.cache}},
+		Held:         append(held, mirror.Held{Name: "cache", Store: d.cache}),
+		Tags:         tags,
+		Members:      members,
+		Mutable:      func(ref reference.Reference) bool { return d.cfg.Tags.MutableTag(ref.String()) },
 		Keeper:       d.cache,
 		Flights:      d.flights,
 		Upstream:     d.upstream,
@@ -155,8 +190,11 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		Backend:   d.mirror,
 		Pseudonym: pseudonym,
 		MaxHops:   d.cfg.Mirror.MaxHops,
-		Log:       d.log.WithName("registry"), Registerer: d.metrics,
+		Log:       d.log.WithName("registry"), Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "node"}, d.metrics),
 	})
+	if d.fleet != nil {
+		d.serveMembers()
+	}
 	d.server = registry.NewServer(handler, d.cfg.Mirror.MaxConnections, d.cfg.Shutdown.Timeout, d.log.WithName("http"))
 	d.status = &status{metrics: d.metrics, log: d.log}
 	return nil
@@ -215,6 +253,18 @@ func (d *Daemon) Run(ctx context.Context) error {
 	front, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(groupCtx, cancel)() // A dead part ends the daemon.
+	if d.runtime != nil {
+		group.Go(func() error { return d.runtime.Run(groupCtx) })
+	}
+	if d.runtime != nil && d.cfg.Cache.Keep == config.KeepAuto {
+		group.Go(func() error { return letGo(groupCtx, d.cache, d.runtime, d.log.WithName("cache")) })
+	}
+	if d.watcher != nil {
+		group.Go(func() error { return d.watcher.Run(front) })
+	}
+	if d.fleet != nil { // Others hear of the end at once, and uploads drain beside the answers.
+		group.Go(func() error { return d.fleet.run(front, d.runtime) })
+	}
 	d.status.ready.Store(true)
 	close(d.ready)
 	d.log.Info("mirror is ready", "addresses", d.Addrs(), "dataDir", d.cfg.DataDir)
@@ -228,6 +278,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 // close lets go of everything that New opened, in the opposite order.
 func (d *Daemon) close() error {
 	var errs []error
+	if d.fleet != nil {
+		errs = append(errs, d.fleet.close())
+	}
 	for _, l := range append(d.listeners, d.watched) {
 		if l == nil {
 			continue

@@ -92,7 +92,7 @@ func TestServesAndKeeps(t *testing.T) {
 		}
 		code, metrics := get(t, status+"/metrics")
 		source := []string{"upstream", "cache"}[round]
-		if want := `kioo_served_bytes_total{source="` + source + `"} 5000`; code != 200 || !strings.Contains(metrics, want) {
+		if want := `kioo_served_bytes_total{api="node",source="` + source + `"} 5000`; code != 200 || !strings.Contains(metrics, want) {
 			t.Errorf("round %d: metrics lack %s", round, want)
 		}
 		lint(t, metrics)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/opencontainers/go-digest"
@@ -177,4 +179,11 @@ func (c *Cache) free(size int64) bool {
 	c.mu.Unlock()
 	c.evicted(victims)
 	return len(victims) > 0
+}
+
+// List gives the digests of all blobs that are held.
+func (c *Cache) List() []digest.Digest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.ledger.blobs))
 }

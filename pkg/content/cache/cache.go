@@ -22,6 +22,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -67,6 +68,9 @@ type Config struct {
 	// MaxTags bounds the number of tags; those that were confirmed the longest ago are forgotten first. Default 10,000.
 	MaxTags int
 
+	// Observer hears of what comes to be held and what does not stay, from what Open finds on. Nil: nobody does.
+	Observer Observer
+
 	// Log gets what is repaired, and when caching goes off and on.
 	Log logr.Logger
 
@@ -75,6 +79,15 @@ type Config struct {
 
 	// Now is the clock of last uses. Default time.Now.
 	Now func() time.Time
+}
+
+// Observer hears what a cache holds. It is called while the cache is locked: it returns at once, and calls nothing of
+// the cache.
+type Observer interface {
+	// Blob tells that a blob is held from now on, or no longer.
+	Blob(dgst digest.Digest, held bool)
+	// Tag tells what a tag means from now on, or that it means nothing any more. The name is the reference's text.
+	Tag(name string, tag content.Tag, known bool)
 }
 
 func (c *Config) validate() error {
@@ -145,6 +158,9 @@ func Open(cfg Config) (*Cache, error) {
 			bytes: cfg.MaxBytes, spool: cfg.SpoolBytes, blobs: cfg.MaxBlobs, tags: cfg.MaxTags,
 		}),
 		index: &index{path: dir.index()},
+	}
+	if cfg.Observer != nil {
+		c.ledger.observer = cfg.Observer
 	}
 	if err := c.repair(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open cache in %s: %w", cfg.Dir, err), c.index.close(), lock.Close())

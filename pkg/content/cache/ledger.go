@@ -56,6 +56,8 @@ type ledger struct {
 
 	changedBlobs map[digest.Digest]struct{}
 	changedTags  map[string]struct{}
+
+	observer Observer // Never nil.
 }
 
 func newLedger(l limits) *ledger {
@@ -67,8 +69,15 @@ func newLedger(l limits) *ledger {
 		confirmed:    list.New(),
 		changedBlobs: make(map[digest.Digest]struct{}),
 		changedTags:  make(map[string]struct{}),
+		observer:     nobody{},
 	}
 }
+
+// nobody is an Observer that does not look.
+type nobody struct{}
+
+func (nobody) Blob(digest.Digest, bool)      {}
+func (nobody) Tag(string, content.Tag, bool) {}
 
 // use counts a use of a held blob and pins it until unpin. It gives nil if the blob is not held.
 func (l *ledger) use(dgst digest.Digest, now time.Time) *entry {
@@ -117,6 +126,7 @@ func (l *ledger) insert(dgst digest.Digest, r record) *entry {
 	e.place = l.recent.PushFront(e)
 	l.blobs[dgst] = e
 	l.bytes += e.size
+	l.observer.Blob(dgst, true)
 	return e
 }
 
@@ -129,6 +139,7 @@ func (l *ledger) remove(e *entry) {
 	e.place = nil
 	delete(l.blobs, e.digest)
 	l.changedBlobs[e.digest] = struct{}{}
+	l.observer.Blob(e.digest, false)
 	if e.pins > 0 {
 		l.pinnedBlobs--
 	} else {
@@ -244,6 +255,7 @@ func (l *ledger) setTag(name string, tag content.Tag) (news bool) {
 			e.tag.Target.Size != tag.Target.Size
 		e.tag = tag
 		l.confirmed.MoveToFront(place)
+		l.observer.Tag(name, tag, true)
 		return news
 	}
 	for len(l.tags) > 0 && len(l.tags) >= l.limits.tags {
@@ -256,6 +268,7 @@ func (l *ledger) setTag(name string, tag content.Tag) (news bool) {
 // insertTag adds a tag that is not known yet, and takes it as known to the index.
 func (l *ledger) insertTag(name string, tag content.Tag) {
 	l.tags[name] = l.confirmed.PushFront(&tagEntry{name: name, tag: tag})
+	l.observer.Tag(name, tag, true)
 }
 
 func (l *ledger) deleteTag(name string) (existed bool) {
@@ -265,6 +278,7 @@ func (l *ledger) deleteTag(name string) (existed bool) {
 	}
 	l.confirmed.Remove(place)
 	delete(l.tags, name)
+	l.observer.Tag(name, content.Tag{}, false)
 	l.changedTags[name] = struct{}{}
 	return true
 }
