@@ -6,6 +6,7 @@ import (
 	"text/template"
 
 	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/hosts"
 )
 
 // guide is what the screen says that greets who starts a mirror by hand.
@@ -18,7 +19,11 @@ type guide struct {
 	Default  string
 	DataDir  string
 	MaxBytes config.Bytes
+	CertsDir string // Empty if containerd's registry directory is not the mirror's affair.
 }
+
+// DefaultCertsDir is where containerd's registry directory most often is.
+func (guide) DefaultCertsDir() string { return hosts.DefaultRoot }
 
 var guideText = template.Must(template.New("guide").Parse(`
 Kioo {{.Version}}: one registry mirror on this machine, for images of every registry.
@@ -39,11 +44,22 @@ Ask for something twice: the second time it comes from this disk.
   docker pull {{.Host}}/docker.io/library/alpine:latest
 {{- end}}
 
-containerd pulls everything through it when its config_path is /etc/containerd/certs.d and
-/etc/containerd/certs.d/_default/hosts.toml says:
+{{if .CertsDir -}}
+containerd pulls through it: the hosts.toml files in {{.CertsDir}} are kept
+for that, and 'kioo cleanup' undoes it. 'kioo check' finds what stands in the way.
+{{- else if .Host -}}
+containerd pulls through it once its config_path is {{.DefaultCertsDir}} and you ran
+
+  kioo configure{{if ne .Base "http://127.0.0.1:28500"}} --mirror {{.Base}}{{end}}
+
+'kioo check' finds what stands in the way, and 'kioo cleanup' undoes it.
+{{- else -}}
+containerd pulls through it when its config_path is {{.DefaultCertsDir}} and
+{{.DefaultCertsDir}}/_default/hosts.toml says:
 
   [host."{{.Base}}"]
     capabilities = ["pull", "resolve"]
+{{- end}}
 
 Ctrl-C stops it. 'kioo serve --help' and docs/configuration.yaml tell the rest.
 
@@ -53,32 +69,21 @@ Ctrl-C stops it. 'kioo serve --help' and docs/configuration.yaml tell the rest.
 func guideFor(version string, cfg *config.Config, mirror []net.Addr, metrics net.Addr) guide {
 	g := guide{
 		Version:  version,
-		Base:     "http://" + reachable(mirror[0]) + cfg.Mirror.PathPrefix,
+		Base:     "http://" + onLoopback(mirror[0].String()) + cfg.Mirror.PathPrefix,
 		DataDir:  cfg.DataDir,
 		MaxBytes: cfg.Cache.MaxBytes,
+		CertsDir: cfg.Containerd.CertsDir,
 	}
 	if cfg.Mirror.PathPrefix == "" {
-		g.Host = reachable(mirror[0])
+		g.Host = onLoopback(mirror[0].String())
 	}
 	for _, addr := range mirror[1:] {
-		g.More = append(g.More, "http://"+reachable(addr)+cfg.Mirror.PathPrefix)
+		g.More = append(g.More, "http://"+onLoopback(addr.String())+cfg.Mirror.PathPrefix)
 	}
 	if metrics != nil {
-		g.Metrics = reachable(metrics)
+		g.Metrics = onLoopback(metrics.String())
 	}
 	return g
-}
-
-// reachable gives an address that a client on this machine can use: one that listens everywhere listens on loopback.
-func reachable(addr net.Addr) string {
-	host, port, err := net.SplitHostPort(addr.String())
-	if err != nil {
-		return addr.String()
-	}
-	if ip := net.ParseIP(host); ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return net.JoinHostPort(host, port)
 }
 
 func (g guide) write(w io.Writer) error { return guideText.Execute(w, g) }

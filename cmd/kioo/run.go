@@ -56,11 +56,16 @@ func newRoot(s streams) *cobra.Command {
 Clients pull through it from 127.0.0.1, whatever registry an image is from. What
 was pulled before comes from this machine's disk, verified; what is asked for by
 many at once is fetched once; and while a registry is down, what it last said
-still counts.`,
+still counts. With a key in common, the mirrors of many machines give each other
+what they hold.`,
 		Example: `  # Start a mirror with all defaults, and read how to use it:
   kioo serve
 
-  # Pull through it; the registry stands before the repository's name:
+  # Make containerd pull through it, and see whether it does:
+  kioo configure
+  kioo check
+
+  # Pull through it by hand; the registry stands before the repository's name:
   curl http://127.0.0.1:28500/v2/quay.io/prometheus/busybox/manifests/latest`,
 		Args:          unknownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -73,7 +78,7 @@ still counts.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{command: cmd.CommandPath(), err: err}
 	})
-	root.AddCommand(newServe(s), newVerify(s), newVersion(s))
+	root.AddCommand(newServe(s), newConfigure(s), newCleanup(s), newCheck(s), newKey(s), newVerify(s), newVersion(s))
 	return root
 }
 
@@ -101,35 +106,95 @@ func noArguments(cmd *cobra.Command, args []string) error {
 type configFlags struct {
 	file    string
 	dataDir string
-	listen  []string
+	// Those of the node, where it is a member.
+	listen, peerListen, discoveryListen []string
+	zone                                string
 }
 
 func (f *configFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.file, "config", "", "read the configuration from this `file` (default: all defaults)")
+	f.addFile(cmd)
 	cmd.Flags().StringVar(&f.dataDir, "data-dir", "", "keep everything in this `directory`, whatever the configuration says")
+}
+
+func (f *configFlags) addFile(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.file, "config", "", "read the configuration from this `file` (default: all defaults)")
+}
+
+// addNode adds the flags for what differs from node to node.
+func (f *configFlags) addNode(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.listen, "listen", nil,
+		"listen on this `address` instead of those of mirror.listen; may be given several times")
+	cmd.Flags().StringSliceVar(&f.peerListen, "peer-listen", nil,
+		"serve other members on these `addresses` instead of those of peers.listen, such as\n"+
+			"10.0.0.5 or 10.0.0.5:28501, with commas between them or given several times")
+	cmd.Flags().StringSliceVar(&f.discoveryListen, "discovery-listen", nil,
+		"be found by other members on these `addresses` instead of those of discovery.listen,\n"+
+			"such as 10.0.0.5 or 10.0.0.5:28502, with commas between them or given several times")
+	cmd.Flags().StringVar(&f.zone, "zone", "", "the `zone` of this node, instead of peers.zone")
 }
 
 // load gives the configuration with the flags applied.
 func (f *configFlags) load() (*config.Config, error) {
-	cfg := config.Default()
-	if f.file != "" {
-		var err error
-		if cfg, err = config.Load(f.file); err != nil {
-			var invalid *config.Error
-			if errors.As(err, &invalid) {
-				return nil, fmt.Errorf("the configuration is not valid:\n%w", err)
-			}
-			return nil, err
+	flags := []struct {
+		field string
+		given bool
+		set   func(*config.Config)
+	}{
+		{"dataDir", f.dataDir != "", func(c *config.Config) { c.DataDir = f.dataDir }},
+		{"mirror.listen", len(f.listen) > 0, func(c *config.Config) { c.Mirror.Listen = f.listen }},
+		{"peers.listen", len(f.peerListen) > 0, func(c *config.Config) { c.Peers.Listen = f.peerListen }},
+		{"discovery.listen", len(f.discoveryListen) > 0, func(c *config.Config) { c.Discovery.Listen = f.discoveryListen }},
+		{"peers.zone", f.zone != "", func(c *config.Config) { c.Peers.Zone = f.zone }},
+	}
+	var later []string
+	for _, flag := range flags {
+		if flag.given {
+			later = append(later, flag.field)
 		}
 	}
+	cfg, err := f.read(later...)
+	if err != nil {
+		return nil, err
+	}
+	for _, flag := range flags {
+		if flag.given {
+			flag.set(cfg)
+		}
+	}
+	return cfg, flagsFit(cfg)
+}
+
+// loadAlone gives the configuration for commands that are no member: of what peers and discovery need, the file may
+// leave to the flags of serve what differs from node to node, and keys are none of their business.
+func (f *configFlags) loadAlone() (*config.Config, error) {
+	cfg, err := f.read("peers", "discovery")
+	if err != nil {
+		return nil, err
+	}
+	all := config.Default()
+	cfg.Peers, cfg.Discovery = all.Peers, all.Discovery
 	if f.dataDir != "" {
 		cfg.DataDir = f.dataDir
 	}
-	if len(f.listen) > 0 {
-		cfg.Mirror.Listen = f.listen
+	return cfg, flagsFit(cfg)
+}
+
+// read gives what the file says; what is wrong with the later fields is left to flagsFit.
+func (f *configFlags) read(later ...string) (*config.Config, error) {
+	if f.file == "" {
+		return config.Default(), nil
 	}
+	cfg, err := config.Load(f.file, later...)
+	var invalid *config.Error
+	if errors.As(err, &invalid) {
+		return nil, fmt.Errorf("the configuration is not valid:\n%w", err)
+	}
+	return cfg, err
+}
+
+func flagsFit(cfg *config.Config) error {
 	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("the flags do not go with the configuration:\n%w", err)
+		return fmt.Errorf("the flags do not go with the configuration:\n%w", err)
 	}
-	return cfg, nil
+	return nil
 }

@@ -55,14 +55,30 @@ func golden(t *testing.T, name, got string) {
 
 // flagTests has a test for every flag that proves its effect.
 var flagTests = map[string]func(*testing.T){
-	"kioo serve --config":    testServeConfig,
-	"kioo serve --data-dir":  testServeDataDir,
-	"kioo serve --listen":    testServeListen,
-	"kioo serve --check":     testServeCheck,
-	"kioo serve --guide":     testServeGuide,
-	"kioo verify --config":   testVerifyConfig,
-	"kioo verify --data-dir": testVerifyDataDir,
-	"kioo version --output":  testVersionOutput,
+	"kioo serve --config":           testServeConfig,
+	"kioo serve --data-dir":         testServeDataDir,
+	"kioo serve --listen":           testServeListen,
+	"kioo serve --peer-listen":      testServePeerListen,
+	"kioo serve --discovery-listen": testServeDiscoveryListen,
+	"kioo serve --zone":             testServeZone,
+	"kioo serve --check":            testServeCheck,
+	"kioo serve --guide":            testServeGuide,
+	"kioo configure --config":       testConfigureConfig,
+	"kioo configure --certs-dir":    testConfigureCertsDir,
+	"kioo configure --mirror":       testConfigureMirror,
+	"kioo configure --registry":     testConfigureRegistry,
+	"kioo cleanup --config":         testCleanupConfig,
+	"kioo cleanup --certs-dir":      testCleanupCertsDir,
+	"kioo check --config":           testCheckConfig,
+	"kioo check --certs-dir":        testCheckCertsDir,
+	"kioo check --mirror":           testCheckMirror,
+	"kioo check --registry":         testCheckRegistry,
+	"kioo check --host-root":        testCheckHostRoot,
+	"kioo check --pull":             testCheckPull,
+	"kioo check --output":           testCheckOutput,
+	"kioo verify --config":          testVerifyConfig,
+	"kioo verify --data-dir":        testVerifyDataDir,
+	"kioo version --output":         testVersionOutput,
 }
 
 func TestFlags(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/daemon"
 	"github.com/kioo-dev/kioo/pkg/logging"
+	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/spf13/cobra"
 )
 
@@ -39,13 +40,16 @@ the mirror.`,
   kioo serve --config kioo.yaml --check
 
   # A second mirror beside the first; its configuration has metrics.listen: ""
-  kioo serve --config second.yaml --listen 127.0.0.1:28600 --listen [::1]:28600 --data-dir ./second`,
+  kioo serve --config second.yaml --listen 127.0.0.1:28600 --listen [::1]:28600 --data-dir ./second
+
+  # A member of a fleet, of both IPv4 and IPv6; its configuration has peers.keyFiles
+  kioo serve --config /etc/kioo/kioo.yaml --zone eu-central-1a \
+    --peer-listen 10.0.0.5,fd00::5 --discovery-listen 10.0.0.5,fd00::5`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	c.config.add(cmd)
-	cmd.Flags().StringArrayVar(&c.config.listen, "listen", nil,
-		"listen on this `address` instead of those of mirror.listen; may be given several times")
+	c.config.addNode(cmd)
 	cmd.Flags().BoolVar(&c.check, "check", false, "check the configuration and the files it names, then end")
 	cmd.Flags().BoolVar(&c.guide, "guide", false, "print how to use the mirror, even if standard output is no terminal")
 	return cmd
@@ -57,6 +61,9 @@ func (c *serve) run(ctx context.Context) error {
 		return err
 	}
 	if c.check {
+		if _, err := peer.LoadKeys(cfg.Peers.KeyFiles); err != nil {
+			return fmt.Errorf("peers.keyFiles: %w", err)
+		}
 		_, err := fmt.Fprintln(c.streams.out, "The configuration is valid.")
 		return err
 	}

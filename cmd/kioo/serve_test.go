@@ -224,6 +224,20 @@ func TestGuide(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "guide-prefix.txt", b.String())
+	b.Reset()
+	cfg.Mirror.PathPrefix, cfg.Containerd.CertsDir = "", "/etc/rancher/certs.d"
+	if err := guideFor("v1.2.3", cfg, []net.Addr{address("127.0.0.1:28500")}, nil).write(&b); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "guide-certs.txt", b.String())
+	b.Reset()
+	cfg.Containerd.CertsDir = ""
+	if err := guideFor("v1.2.3", cfg, []net.Addr{address("[::1]:28600")}, nil).write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if want := "\n  kioo configure --mirror http://[::1]:28600\n"; !strings.Contains(b.String(), want) {
+		t.Errorf("the guide to a mirror elsewhere lacks %q:\n%s", want, &b)
+	}
 }
 
 func TestServeFails(t *testing.T) {

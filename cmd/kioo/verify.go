@@ -40,7 +40,7 @@ and with status 1 if something was dropped or could not be read.`,
 }
 
 func (c *verify) run(ctx context.Context) error {
-	cfg, err := c.config.load()
+	cfg, err := c.config.loadAlone()
 	if err != nil {
 		return err
 	}
