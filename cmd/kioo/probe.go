@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,6 +42,9 @@ const (
 	maxMetrics = 16 << 20
 )
 
+// release is how a version begins that says what to expect, whatever a distribution adds to it.
+var release = regexp.MustCompile(`^v?[1-9][0-9]{0,3}\.[0-9]{1,4}(\.|$)`)
+
 // client talks to this node's containerd.
 type client struct{ conn *grpc.ClientConn }
 
@@ -61,8 +65,8 @@ func (c *client) version(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask containerd for its version: %w", err)
 	}
-	if first, _, _ := strings.Cut(strings.TrimPrefix(v.GetVersion(), "v"), "."); first == "" || strings.Trim(first, "0123456789") != "" {
-		return "", nil // Built without one: "unknown", "unspecified".
+	if !release.MatchString(v.GetVersion()) {
+		return "", nil // It was built without one, such as "unknown", or from a commit.
 	}
 	return v.GetVersion(), nil
 }
