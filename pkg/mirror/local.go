@@ -29,9 +29,9 @@ type Local struct {
 }
 
 // Check refuses requests for registries that are blocked.
-func (l *Local) Check(registry string) error {
-	if registry != "" && l.Blocked != nil && l.Blocked(registry) {
-		return fmt.Errorf("%s: %w", registry, ErrBlocked)
+func (l *Local) Check(repo reference.Repository) error {
+	if repo.Registry != "" && l.Blocked != nil && l.Blocked(repo.Registry) {
+		return fmt.Errorf("%s: %w", repo.Registry, ErrBlocked)
 	}
 	return nil
 }

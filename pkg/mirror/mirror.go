@@ -27,6 +27,9 @@ import (
 // ErrBlocked says that configuration keeps a registry from being asked or answered for.
 var ErrBlocked = errors.New("registry is blocked by configuration")
 
+// ErrProbe answers requests that only test whether they arrive.
+var ErrProbe = errors.New("the request has reached the mirror, which is all that it was for")
+
 const (
 	// answerWithin is how long a client waits for the first byte of an answer before it is told to go elsewhere.
 	// containerd from 2.3 on gives a mirror 30 seconds, earlier ones wait for ever.
@@ -94,6 +97,7 @@ type Mirror struct {
 	failures *lru.Cache[string, failure]
 	sizes    *lru.Cache[digest.Digest, int64]
 	tags     *prometheus.CounterVec
+	probes   prometheus.Counter
 
 	shared  singleflight.Group
 	ctx     context.Context // What several clients wait for lives on it.
@@ -118,7 +122,11 @@ func New(cfg Config) (*Mirror, error) {
 	if m.sizes, err = lru.New[digest.Digest, int64](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of sizes: %w", err)
 	}
-	m.tags = promauto.With(cfg.Registerer).NewCounterVec(prometheus.CounterOpts{
+	factory := promauto.With(cfg.Registerer)
+	m.probes = factory.NewCounter(prometheus.CounterOpts{
+		Name: "kioo_probe_requests_total", Help: "Requests of 'kioo check', which tests whether the container runtime pulls through this mirror.",
+	})
+	m.tags = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_tag_lookups_total",
 		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
 	}, []string{"result"})
@@ -146,8 +154,14 @@ type Answer struct {
 	Stale bool
 }
 
-// Check refuses requests for registries that are blocked.
-func (m *Mirror) Check(registry string) error { return m.local.Check(registry) }
+// Check refuses requests for registries that are blocked, and those that only test whether they arrive.
+func (m *Mirror) Check(repo reference.Repository) error {
+	if repo.IsProbe() {
+		m.probes.Inc()
+		return fmt.Errorf("%s: %w", repo, ErrProbe)
+	}
+	return m.local.Check(repo)
+}
 
 // Local gives what this node holds, for other members.
 func (m *Mirror) Local() *Local { return m.local }

@@ -20,6 +20,10 @@ const (
 	// DockerHub is the registry of names that say none, and the one whose single names live below "library/".
 	DockerHub = "docker.io"
 
+	// Probe is a name that no registry can have (RFC 2606, section 2): as a registry, or as the first component of a
+	// repository in any. Whether a runtime pulls through the mirror is tested with it.
+	Probe = "kioo.invalid"
+
 	// maxNameLength bounds registry and repository each; distribution/reference has it for repositories.
 	maxNameLength = dref.RepositoryNameTotalLengthMax
 
@@ -43,6 +47,12 @@ type Repository struct {
 
 // String gives the full name, registry included.
 func (r Repository) String() string { return r.Registry + "/" + r.Path }
+
+// IsProbe tells whether the repository is one that only tests whether requests arrive.
+func (r Repository) IsProbe() bool {
+	first, _, _ := strings.Cut(r.Path, "/")
+	return r.Registry == Probe || first == Probe
+}
 
 // Reference names a manifest or a blob in a repository: by tag or by digest, never by both.
 type Reference struct {

@@ -161,9 +161,15 @@ func TestBadRequests(t *testing.T) {
 		{"OPTIONS", "/v2/", 405, "UNSUPPORTED"},
 		{"GET", "/v2/org/app/manifests/v1?ns=blocked.example.com", 404, "NAME_UNKNOWN"},
 		{"GET", "/v2/blocked.example.com/org/app/blobs/" + d, 404, "NAME_UNKNOWN"},
+		{"GET", "/v2/check/manifests/probe?ns=kioo.invalid", 404, "NAME_UNKNOWN"},
+		{"HEAD", "/v2/kioo.invalid/check/manifests/probe?ns=quay.io", 404, ""},
 	} {
 		t.Run(test.method+" "+test.path, func(t *testing.T) {
-			s.do(t, test.method, test.path).expectError(t, test.status, test.code)
+			if g := s.do(t, test.method, test.path); test.method == http.MethodHead {
+				g.expect(t, test.status)
+			} else {
+				g.expectError(t, test.status, test.code)
+			}
 		})
 	}
 	s.do(t, "PUT", "/v2/org/app/manifests/v1").expect(t, 405, "Allow", "GET, HEAD")

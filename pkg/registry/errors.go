@@ -51,7 +51,7 @@ func refused(kind reference.Kind, err error) *refusal {
 		return refuse(http.StatusBadRequest, name.Code, "%s", name.Message)
 	case errors.Is(err, upstream.ErrLoop):
 		return refuse(http.StatusLoopDetected, reference.CodeUnsupported, "%v", err)
-	case errors.Is(err, mirror.ErrBlocked):
+	case errors.Is(err, mirror.ErrBlocked), errors.Is(err, mirror.ErrProbe):
 		return refuse(http.StatusNotFound, codeNameUnknown, "%v", err)
 	}
 	code := codeNameUnknown

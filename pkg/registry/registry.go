@@ -25,8 +25,8 @@ import (
 
 // Backend answers what the API is asked. Errors are as those of package mirror.
 type Backend interface {
-	// Check refuses registries that nothing is answered for.
-	Check(registry string) error
+	// Check refuses repositories that nothing is answered for. Both parts may be empty.
+	Check(repo reference.Repository) error
 	Manifest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*mirror.Answer, error)
 	// Blob answers for a blob. resumed says that the client has its beginning already.
 	Blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*mirror.Answer, error)
@@ -126,7 +126,7 @@ func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
 	if named.Registry != "" {
 		w.Header().Set("OCI-Namespace", named.Registry)
 	}
-	if err := h.cfg.Backend.Check(named.Registry); err != nil {
+	if err := h.cfg.Backend.Check(named.Repository); err != nil {
 		return err
 	}
 	switch named.Kind {
