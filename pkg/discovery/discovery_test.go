@@ -137,17 +137,37 @@ func TestKilledMembersAreSkipped(t *testing.T) {
 
 func TestReportedMembersAreSkippedAtOnce(t *testing.T) {
 	fleet := startFleet(t, 5, nil)
-	fleet[1].Set(hold(blob("a")), nil)
-	fleet[2].Set(hold(blob("a")), nil)
 	settle(t, fleet)
-	allSee(t, fleet, blob("a"), fleet[1], fleet[2])
+	// Who reports neither coordinates the key nor holds it: what it reports is for itself alone.
+	key := keyOf(t, fleet[0], fleet[4])
+	fleet[1].Set(hold(key), nil)
+	fleet[2].Set(hold(key), nil)
+	allSee(t, fleet, key, fleet[1], fleet[2])
 	fleet[0].ReportDead(fleet[1].Self().ID)
-	if ids := fleet[0].holders(t, blob("a")); !slices.Equal(ids, append(ids[:0:0], fleet[2].Self().ID)) {
+	if ids := fleet[0].holders(t, key); len(ids) != 1 || ids[0] != fleet[2].Self().ID {
 		t.Errorf("found %v after a report", ids)
 	}
-	if ids := fleet[3].holders(t, blob("a")); len(ids) != 2 {
+	if ids := fleet[3].holders(t, key); len(ids) != 2 {
 		t.Errorf("somebody else found %v", ids)
 	}
+	// Who coordinates a key and has reason to believe that a holder is dead names it to nobody.
+	fleet[4].ReportDead(fleet[1].Self().ID)
+	if ids := fleet[3].holders(t, key); len(ids) != 1 || ids[0] != fleet[2].Self().ID {
+		t.Errorf("found %v after the coordinator noticed", ids)
+	}
+}
+
+// keyOf gives a key that a member coordinates.
+func keyOf(t *testing.T, asked, coordinator *testMember) Key {
+	t.Helper()
+	for i := range 1000 {
+		key := blob(fmt.Sprint("candidate", i))
+		if c, err := asked.Coordinator(t.Context(), key); err == nil && c.ID == coordinator.Self().ID {
+			return key
+		}
+	}
+	t.Fatal("a member coordinates nothing")
+	return Key{}
 }
 
 // TestBlackHoledMember has a member whose network swallows everything: no connection breaks.

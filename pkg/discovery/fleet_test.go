@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long anything may take that should happen at once, on a machine that does other things too.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func clusterKey(b byte) []byte { return bytes.Repeat([]byte{b}, keySize) }
 

@@ -48,8 +48,11 @@ const (
 	// streamsPerPeer bounds how many streams one member may open, of ours and of Kademlia's.
 	streamsPerPeer = 128
 
-	// On a cluster's own network a connection takes milliseconds; this leaves room for one lost packet.
-	dialTimeout = time.Second
+	// On a cluster's own network a connection takes milliseconds; this leaves room for one lost packet, and tells soon
+	// who is not there.
+	connectTimeout = time.Second
+	// Who accepted is there, but its handshake may have to wait for a processor.
+	dialTimeout = 4 * time.Second
 )
 
 // dialBackOff is set once for all hosts of the process: libp2p keeps it in variables that hosts read as they run.
@@ -147,7 +150,7 @@ func newSwarm(
 	id peer.ID, store peerstore.Peerstore, bus event.Bus, limits network.ResourceManager, keys []security,
 ) (*swarm.Swarm, error) {
 	s, err := swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits),
-		swarm.WithDialTimeout(2*dialTimeout), swarm.WithDialTimeoutLocal(dialTimeout),
+		swarm.WithDialTimeout(dialTimeout), swarm.WithDialTimeoutLocal(dialTimeout),
 		swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil))
 	if err != nil {
 		return nil, fmt.Errorf("swarm: %w", err)
@@ -161,7 +164,7 @@ func newSwarm(
 	if err == nil {
 		// Without DisableReuseport an old and a new process on the host's network could share the port.
 		var t *tcp.TcpTransport
-		t, err = tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(dialTimeout))
+		t, err = tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout))
 		if err == nil {
 			err = s.AddTransport(t)
 		}

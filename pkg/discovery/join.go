@@ -15,8 +15,8 @@ const (
 	// asksPerRound is how many unknown addresses one round tries. Few are enough: who is found names the others.
 	asksPerRound = 8
 	// roundTimeout bounds one round; looking up names has the first half of it.
-	roundTimeout = 10 * time.Second
-	askTimeout   = 2 * time.Second
+	roundTimeout = 20 * time.Second
+	askTimeout   = 8 * time.Second
 	// lonelyFirst is the time between rounds while there is nobody yet; it doubles.
 	lonelyFirst = 500 * time.Millisecond
 )

@@ -16,23 +16,33 @@ import (
 const (
 	// batchDelay collects what is set one after the other.
 	batchDelay = 10 * time.Millisecond
-	// settleDelay collects changes of the members: each makes some keys move.
+	// settleDelay collects changes of the members, each of which makes some keys move: so long must nothing change,
+	// but nobody waits longer than settleMost.
 	settleDelay = 150 * time.Millisecond
+	settleMost  = time.Second
+	// busyDelay is when to plan again after one of several batches arrived and did not hold all for its member.
+	busyDelay = 100 * time.Millisecond
 	// rescanEvery is how often refreshing is looked after.
 	rescanEvery = 30 * time.Second
 	// tick is how often the loop looks at the clock: suspects are contacted, old records swept.
 	tick = 500 * time.Millisecond
 
-	maxContacts = 32 // At once.
-	maxSends    = 32 // At once.
+	// Each may be a handshake, some milliseconds of processor time at either end. When a whole fleet starts at once,
+	// more at a time would only time out together.
+	maxContacts = 6
+	maxSends    = 6
+	// maxGoodbyes is more: these go to who is connected already, and time is short.
+	maxGoodbyes = 64
 
-	contactTimeout = 3 * time.Second
-	sendTimeout    = 3 * time.Second
+	// Both may have to connect first.
+	contactTimeout = 6 * time.Second
+	sendTimeout    = 6 * time.Second
 )
 
 // loopState is what the loop is to do, and when. Zero times mean never.
 type loopState struct {
 	generation uint64
+	changed    time.Time // Since when members change; zero when they do not.
 	planAt     time.Time
 	rescanAt   time.Time
 	sweepAt    time.Time
@@ -115,13 +125,14 @@ func (d *Discovery) plan(now time.Time) (batches []ledger.Batch, wait time.Durat
 	l := &d.loop
 	if g := d.table.Generation(); g != l.generation {
 		l.generation = g
-		if soon := now.Add(settleDelay); l.rescanAt.IsZero() || l.rescanAt.After(soon) {
-			l.rescanAt = soon
+		if l.changed.IsZero() {
+			l.changed = now
 		}
+		l.rescanAt = now.Add(min(settleDelay, l.changed.Add(settleMost).Sub(now)))
 	}
 	if l.rescanAt.IsZero() || !now.Before(l.rescanAt) {
 		d.book.Rescan()
-		l.planAt, l.rescanAt = now, now.Add(rescanEvery)
+		l.planAt, l.rescanAt, l.changed = now, now.Add(rescanEvery), time.Time{}
 	}
 	if !l.planAt.IsZero() && !now.Before(l.planAt) {
 		l.planAt = time.Time{}
@@ -164,8 +175,12 @@ func (d *Discovery) send(ctx context.Context, sends chan struct{}, b ledger.Batc
 	}
 	d.mu.Lock()
 	d.book.Done(b, epoch, ok)
-	if d.book.Pending() > 0 {
+	switch {
+	case d.book.Pending() == 0:
+	case d.book.Busy() == 0:
 		d.planIn(batchDelay)
+	case len(b.Add)+len(b.Remove) >= wire.MaxBatch:
+		d.planIn(busyDelay) // There is more for this one.
 	}
 	d.mu.Unlock()
 	d.poke()
@@ -304,7 +319,7 @@ func (d *Discovery) goodbye() {
 	ctx, cancel := context.WithTimeout(context.Background(), d.cfg.GoodbyeTimeout)
 	defer cancel()
 	self := d.Self()
-	slots := make(chan struct{}, maxContacts)
+	slots := make(chan struct{}, maxGoodbyes)
 	var calls sync.WaitGroup
 	for _, id := range d.node.host.Network().Peers() {
 		slots <- struct{}{} // Freed in time: every call ends with ctx.

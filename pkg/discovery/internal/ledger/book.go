@@ -52,7 +52,8 @@ type Batch struct {
 type Book struct {
 	refresh, ttl time.Duration
 	items        map[wire.Key]*item
-	dirty        map[wire.Key]struct{}
+	dirty        map[wire.Key]*item
+	scan         bool
 	busy         map[peer.ID]bool
 	epochs       map[peer.ID]uint64
 	held         int
@@ -62,7 +63,7 @@ type Book struct {
 func NewBook(refresh, ttl time.Duration) *Book {
 	return &Book{
 		refresh: refresh, ttl: ttl,
-		items: map[wire.Key]*item{}, dirty: map[wire.Key]struct{}{},
+		items: map[wire.Key]*item{}, dirty: map[wire.Key]*item{},
 		busy: map[peer.ID]bool{}, epochs: map[peer.ID]uint64{},
 	}
 }
@@ -73,13 +74,16 @@ func (b *Book) Len() int { return b.held }
 // Pending gives how many things somebody still has to be told of.
 func (b *Book) Pending() int { return len(b.dirty) }
 
+// Busy gives how many batches are on their way.
+func (b *Book) Busy() int { return len(b.busy) }
+
 // Set notes what is held from now on, and what no longer is.
 func (b *Book) Set(add []wire.Entry, remove []wire.Key) {
 	for _, k := range remove {
 		if it, ok := b.items[k]; ok && !it.gone {
 			it.gone = true
 			b.held--
-			b.dirty[k] = struct{}{}
+			b.dirty[k] = it
 		}
 	}
 	for _, e := range add {
@@ -96,16 +100,13 @@ func (b *Book) Set(add []wire.Entry, remove []wire.Key) {
 		}
 		it.entry, it.gone = e, false
 		it.version++
-		b.dirty[e.Key] = struct{}{}
+		b.dirty[e.Key] = it
 	}
 }
 
-// Rescan makes the next Plan look at everything: because the members changed, or time has passed.
-func (b *Book) Rescan() {
-	for k := range b.items {
-		b.dirty[k] = struct{}{}
-	}
-}
+// Rescan makes the next Plan look at everything: because the members changed, or time has passed. Pending counts what
+// it finds only then.
+func (b *Book) Rescan() { b.scan = true }
 
 // Seen notes which life a member is in. Who was started anew has forgotten what it was told.
 func (b *Book) Seen(id peer.ID, epoch uint64) {
@@ -115,15 +116,23 @@ func (b *Book) Seen(id peer.ID, epoch uint64) {
 	delete(b.epochs, id)
 	for k, it := range b.items {
 		it.told = slices.DeleteFunc(it.told, func(t told) bool { return t.who == id })
-		b.dirty[k] = struct{}{}
+		b.dirty[k] = it
 	}
 }
 
 // Plan gives the batches to send now.
 func (b *Book) Plan(now time.Time, fleet Fleet) []Batch {
 	p := plan{book: b, fleet: fleet, now: now, batches: map[peer.ID]*Batch{}}
-	for k := range b.dirty {
-		it := b.items[k]
+	if b.scan {
+		b.scan = false
+		for k, it := range b.items {
+			// Of thousands of items few are incomplete, even when the members changed.
+			if it.gone || p.incomplete(it) {
+				b.dirty[k] = it
+			}
+		}
+	}
+	for k, it := range b.dirty {
 		if it.gone && p.withdraw(k, it) {
 			delete(b.items, k)
 			delete(b.dirty, k)
@@ -156,7 +165,7 @@ func (b *Book) Done(batch Batch, epoch uint64, ok bool) {
 			b.items[key] = it
 		}
 		if it.gone {
-			b.dirty[key] = struct{}{}
+			b.dirty[key] = it
 		}
 		it.forget(batch.To, batch.at.Add(-b.ttl))
 		it.told = append(it.told, told{who: batch.To, at: batch.at, version: batch.versions[i]})
@@ -164,7 +173,7 @@ func (b *Book) Done(batch Batch, epoch uint64, ok bool) {
 	for _, key := range batch.Remove {
 		if it, known := b.items[key]; known {
 			it.forget(batch.To, batch.at.Add(-b.ttl))
-			b.dirty[key] = struct{}{}
+			b.dirty[key] = it
 		}
 	}
 }
@@ -182,17 +191,39 @@ type plan struct {
 	batches map[peer.ID]*Batch
 }
 
-// announce adds an item to the batches of those that should hear of it, and says whether nobody is left.
-func (p *plan) announce(it *item) bool {
+// aim brings an item's targets up to date.
+func (p *plan) aim(it *item) {
 	if g := p.fleet.Generation(); it.targets == nil || it.generation != g {
 		it.targets, it.generation = p.fleet.ClosestIDs(it.targets[:0], it.place, Replicas), g
 	}
-	complete := true
-	stale := p.now.Add(-p.book.refresh)
+}
+
+// lacks says whether a member has to be told of an item.
+func (p *plan) lacks(it *item, to peer.ID) bool {
+	for i := range it.told {
+		if t := &it.told[i]; t.version == it.version && t.who == to {
+			return p.now.Sub(t.at) >= p.book.refresh
+		}
+	}
+	return true
+}
+
+func (p *plan) incomplete(it *item) bool {
+	p.aim(it)
 	for _, to := range it.targets {
-		if slices.ContainsFunc(it.told, func(t told) bool {
-			return t.who == to && t.version == it.version && t.at.After(stale)
-		}) {
+		if p.lacks(it, to) {
+			return true
+		}
+	}
+	return false
+}
+
+// announce adds an item to the batches of those that should hear of it, and says whether nobody is left.
+func (p *plan) announce(it *item) bool {
+	p.aim(it)
+	complete := true
+	for _, to := range it.targets {
+		if !p.lacks(it, to) {
 			continue
 		}
 		complete = false
