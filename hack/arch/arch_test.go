@@ -29,6 +29,7 @@ var layers = map[string][]string{
 	"cmd/kioo":          {"pkg/config", "pkg/content/cache", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/reference"},
 	"pkg/reference":     {},
 	"pkg/swarm":         {},
+	"pkg/httpserver":    {},
 	"pkg/logging":       {},
 	"pkg/config":        {"pkg/reference"},
 	"pkg/content":       {"pkg/reference"},
@@ -37,9 +38,9 @@ var layers = map[string][]string{
 	"pkg/hosts":         {"pkg/reference"},
 	"pkg/upstream":      {"pkg/content", "pkg/reference"},
 	"pkg/flight":        {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
-	"pkg/peer":          {"pkg/content", "pkg/flight", "pkg/reference", "pkg/swarm"},
+	"pkg/peer":          {"pkg/content", "pkg/flight", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
 	"pkg/mirror":        {"pkg/content", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/upstream"},
-	"pkg/registry":      {"pkg/content", "pkg/mirror", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
+	"pkg/registry":      {"pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
 	"pkg/daemon":        {"pkg"},
 	"hack":              {"cmd", "pkg", "hack"},

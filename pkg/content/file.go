@@ -9,7 +9,7 @@ import (
 
 // copyStep is how many bytes CopyRange hands to the kernel at once: between two steps it looks whether its context
 // has ended, and whoever wraps the writer can move a deadline.
-const copyStep = 1 << 20
+const copyStep = 4 << 20
 
 // File is a blob that is a file. Its CopyRange ends in sendfile(2) when w is a *net.TCPConn or forwards
 // io.ReaderFrom to one, as net/http's ResponseWriter does.

@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -19,8 +20,6 @@ type fetched struct {
 
 // Manifest answers a request for a manifest, by tag or by digest.
 func (m *Mirror) Manifest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
 	if ref.Digest != "" {
 		return m.byDigest(ctx, ref, origin)
 	}
@@ -28,9 +27,14 @@ func (m *Mirror) Manifest(ctx context.Context, ref reference.Reference, origin u
 }
 
 func (m *Mirror) byDigest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
-	if a, err := m.local.manifest(ctx, ref.Digest); err == nil {
-		return a, nil
+	if f, ok := m.memory.Get(ref.Digest); ok {
+		return f.answer(), nil
 	}
+	if a, err := m.local.manifest(ctx, ref.Digest); err == nil {
+		return m.intoMemory(ctx, a)
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	key := ref.String()
 	if err := m.failed(key); err != nil {
 		return nil, err
@@ -42,6 +46,21 @@ func (m *Mirror) byDigest(ctx context.Context, ref reference.Reference, origin u
 		return nil, err
 	}
 	return got.answer(), nil
+}
+
+// intoMemory keeps a small manifest at hand. What a digest names never changes, so that there is nothing to forget.
+func (m *Mirror) intoMemory(ctx context.Context, a *Answer) (*Answer, error) {
+	if a.Descriptor.Size > largestInMemory {
+		return a, nil
+	}
+	defer a.Blob.Close()
+	body, err := content.ReadAll(ctx, a.Blob, largestInMemory)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest %s: %w", a.Descriptor.Digest, err)
+	}
+	f := fetched{a.Descriptor, body, a.Source}
+	m.memory.Add(a.Descriptor.Digest, f)
+	return f.answer(), nil
 }
 
 func (f fetched) answer() *Answer {
@@ -60,6 +79,8 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, origin upst
 		}
 		known = false // It means a manifest that can't be had any more. Ask again.
 	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	key := ref.String()
 	if err := m.failed(key); err != nil {
 		return m.lastKnown(ctx, ref, tag, known, err)

@@ -3,7 +3,6 @@ package peer
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/httpserver"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/sync/semaphore"
@@ -103,34 +103,11 @@ func NewServer(cfg ServerConfig) *Server {
 
 // Run serves the listeners, which it closes, until ctx ends and the uploads on their way have left.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
-	done := make(chan error, len(listeners))
+	var secured []net.Listener
 	for _, l := range listeners {
-		go func() {
-			err := s.http.Serve(tls.NewListener(l, s.cfg.Credentials.Server()))
-			if errors.Is(err, http.ErrServerClosed) {
-				err = nil
-			} else {
-				err = fmt.Errorf("serve members on %s: %w", l.Addr(), err)
-			}
-			done <- err
-		}()
+		secured = append(secured, tls.NewListener(l, s.cfg.Credentials.Server()))
 	}
-	var errs []error
-	left := len(listeners)
-	select {
-	case err := <-done:
-		errs, left = append(errs, err), left-1
-	case <-ctx.Done():
-	}
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Drain)
-	defer cancel()
-	if err := s.http.Shutdown(deadline); err != nil {
-		errs = append(errs, s.http.Close())
-	}
-	for range left {
-		errs = append(errs, <-done)
-	}
-	return errors.Join(errs...)
+	return httpserver.Run(ctx, s.http, s.cfg.Drain, secured...)
 }
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.

@@ -106,7 +106,7 @@ func invalid(code Code, format string, args ...any) *Error {
 // ParseRegistry checks and normalises a registry host with an optional port. Docker Hub's other name becomes
 // docker.io, as in every reference that users write.
 func ParseRegistry(host string) (string, error) {
-	if len(host) > maxNameLength || !registryGrammar.MatchString(host) {
+	if len(host) > maxNameLength || !plainHost(host) && !registryGrammar.MatchString(host) {
 		return "", invalid(CodeNameInvalid, "registry %s is not a host with an optional port", quote(host))
 	}
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
@@ -131,7 +131,7 @@ func NewRepository(registry, path string) (Repository, error) {
 		return Repository{}, invalid(CodeNameInvalid, "repository name nests %d deep, more than %d", len(components), maxComponents)
 	}
 	for _, c := range components {
-		if !componentGrammar.MatchString(c) {
+		if !plainWord(c) && !componentGrammar.MatchString(c) {
 			return Repository{}, invalid(CodeNameInvalid, "repository name %s: component %s breaks the grammar of names", quote(path), quote(c))
 		}
 	}
@@ -155,7 +155,7 @@ func ParseDigest(s string) (digest.Digest, error) {
 
 // ParseTag checks a tag.
 func ParseTag(s string) (string, error) {
-	if !tagGrammar.MatchString(s) {
+	if !plainWord(s) && !tagGrammar.MatchString(s) {
 		return "", invalid(CodeManifestInvalid, "tag %s breaks the grammar of tags", quote(s))
 	}
 	return s, nil
@@ -186,6 +186,34 @@ func Parse(s string) (Reference, error) {
 		return Reference{}, err
 	}
 	return ref, nil
+}
+
+// maxPlain bounds what the short cuts below decide, so that no limit on lengths gets past the grammars.
+const maxPlain = 64
+
+// plainWord tells that a component or a tag is small letters and digits alone. Most are, and then the grammars, which
+// cost several times as much as everything else that is done to a name, say yes as well.
+func plainWord(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxPlain
+}
+
+// plainHost tells that a host is plain words with dots between them.
+func plainHost(s string) bool {
+	for {
+		word, rest, more := strings.Cut(s, ".")
+		if !plainWord(word) {
+			return false
+		}
+		if !more {
+			return true
+		}
+		s = rest
+	}
 }
 
 // quote makes outside input safe and short enough for an error message.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/mirror"
@@ -21,7 +22,7 @@ func (h *Handler) manifest(w *response, req *http.Request, x *exchange) error {
 	defer a.Blob.Close()
 	x.source, x.stale = a.Source, a.Stale
 	if x.ref.Tag != "" {
-		w.Header().Set("Age", fmt.Sprint(int64(a.Age.Seconds())))
+		w.Header().Set("Age", strconv.FormatInt(int64(a.Age.Seconds()), 10))
 	}
 	if a.Stale {
 		// RFC 7234, section 5.5. RFC 9111 gave the header up, but has nothing in its place.
@@ -97,7 +98,7 @@ func blobRange(req *http.Request, desc ocispec.Descriptor) (r byteRange, partial
 func describe(w http.ResponseWriter, desc ocispec.Descriptor) string {
 	etag := etagOf(desc)
 	w.Header().Set("Content-Type", desc.MediaType)
-	w.Header().Set("Content-Length", fmt.Sprint(desc.Size))
+	w.Header().Set("Content-Length", strconv.FormatInt(desc.Size, 10))
 	w.Header().Set("Docker-Content-Digest", desc.Digest.String())
 	w.Header().Set("ETag", etag)
 	return etag

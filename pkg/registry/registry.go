@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ type Config struct {
 	Pseudonym string
 	// MaxHops is how many proxies a request may have come through, by its Via header.
 	MaxHops int
-	// WriteTimeout is how long a client may take to accept a mebibyte, or less where there is less. 1 minute by
+	// WriteTimeout is how long a client may take to accept four mebibytes, or less where there is less. 1 minute by
 	// default; clients slower than that are cut off, and runtimes then resume where they were.
 	WriteTimeout time.Duration
 
@@ -180,10 +181,13 @@ func (h *Handler) record(w *response, req *http.Request, x *exchange, err error,
 	if req.Method == http.MethodGet || req.Method == http.MethodHead {
 		method = req.Method
 	}
-	h.requests.WithLabelValues(endpoint, method, fmt.Sprint(w.status)).Inc()
+	h.requests.WithLabelValues(endpoint, method, strconv.Itoa(w.status)).Inc()
 	h.duration.WithLabelValues(endpoint, x.source).Observe(took.Seconds())
 	if w.content > 0 {
 		h.bytes.WithLabelValues(x.source).Add(float64(w.content))
+	}
+	if err == nil && !h.cfg.Log.Enabled() {
+		return
 	}
 	fields := []any{
 		"id", x.id, "method", req.Method, "endpoint", endpoint, "ref", x.ref.String(), "status", w.status,

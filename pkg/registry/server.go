@@ -3,8 +3,6 @@ package registry
 import (
 	"container/list"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,7 +10,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/sync/errgroup"
+	"github.com/kioo-dev/kioo/pkg/httpserver"
 )
 
 const (
@@ -51,29 +49,7 @@ func NewServer(handler http.Handler, maxConnections int, drain time.Duration, lo
 
 // Run serves the listeners, which it closes, until ctx ends and the answers on their way have left.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
-	var group errgroup.Group
-	for _, l := range listeners {
-		group.Go(func() error {
-			if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve %s: %w", l.Addr(), err)
-			}
-			return nil
-		})
-	}
-	done := make(chan error, 1)
-	go func() { done <- group.Wait() }()
-	select {
-	case err := <-done: // A listener died. Without it the rest is of no use.
-		return errors.Join(err, s.http.Close())
-	case <-ctx.Done():
-	}
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
-	defer cancel()
-	err := s.http.Shutdown(deadline)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = s.http.Close()
-	}
-	return errors.Join(err, <-done)
+	return httpserver.Run(ctx, s.http, s.drain, listeners...)
 }
 
 // bound keeps the number of connections in bounds.
