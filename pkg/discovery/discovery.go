@@ -217,10 +217,14 @@ func (d *Discovery) Self() Member {
 // Started is closed once Run listens.
 func (d *Discovery) Started() <-chan struct{} { return d.started }
 
-// Pending gives how many things that this member holds, or no longer holds, others still have to be told of.
+// Pending gives how many things that this member holds, or no longer holds, others still have to be told of. While
+// the members change that is not known yet, and it is one at least.
 func (d *Discovery) Pending() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.loop.changed.IsZero() || d.loop.generation != d.table.Generation() {
+		return max(1, d.book.Pending())
+	}
 	return d.book.Pending()
 }
 
