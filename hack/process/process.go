@@ -51,7 +51,7 @@ func Start(cfg Config) (*Process, error) {
 	p.cmd.Env = append(os.Environ(), cfg.Env...)
 	p.cmd.Dir = cfg.Dir
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	// A program that leaves children behind, which hold the pipe of its output open, must not keep Wait waiting.
 	p.cmd.WaitDelay = time.Second
 
@@ -112,7 +112,8 @@ func (p *Process) Stop(grace time.Duration) error {
 
 // Kill ends the program as kill -9 does and returns once it is gone.
 func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill() // It may have ended already.
+	// With its children, which would outlive it otherwise. All of them may have ended already.
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.done
 }
 

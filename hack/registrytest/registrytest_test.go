@@ -308,7 +308,7 @@ func TestSeedsDecide(t *testing.T) {
 		}
 		return desc.Digest
 	}
-	if digest(7) != digest(7) {
+	if first, again := digest(7), digest(7); first != again {
 		t.Error("the same seed made two images")
 	}
 	if digest(7) == digest(8) {
