@@ -267,7 +267,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	d.status.ready.Store(true)
 	close(d.ready)
-	d.log.Info("mirror is ready", "addresses", d.Addrs(), "dataDir", d.cfg.DataDir)
+	var addresses []string
+	for _, addr := range d.Addrs() {
+		addresses = append(addresses, addr.String())
+	}
+	d.log.Info("mirror is ready", "addresses", addresses, "dataDir", d.cfg.DataDir)
 	err := d.server.Run(front, d.listeners...)
 	d.status.ready.Store(false)
 	d.log.Info("mirror drained")
