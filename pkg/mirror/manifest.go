@@ -85,8 +85,9 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, origin upst
 	if err := m.failed(key); err != nil {
 		return m.lastKnown(ctx, ref, tag, known, err)
 	}
-	if !known && !m.cfg.Mutable(ref) {
-		if tag, err := m.askMembers(ctx, ref); err == nil {
+	if !m.cfg.Mutable(ref) {
+		// One confirmation serves the whole cluster; and where a tag is not expected to move, an old one will do.
+		if tag, err := m.askMembers(ctx, ref); err == nil && (!known || m.cfg.Now().Sub(tag.Confirmed) < m.cfg.FreshFor) {
 			if a, err := m.meant(ctx, ref, tag, origin, Peer); err == nil {
 				return a, nil
 			}
@@ -130,10 +131,13 @@ func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference) (conte
 	}
 	return share(ctx, m, "members "+ref.String(), func(ctx context.Context) (content.Tag, error) {
 		tag, err := m.cfg.Members.Tag(ctx, ref)
-		if err == nil {
+		if err != nil {
+			return tag, err
+		}
+		if own, err := m.local.tag(ctx, ref); err != nil || own.Confirmed.Before(tag.Confirmed) {
 			m.setTag(ctx, ref, tag)
 		}
-		return tag, err
+		return tag, nil
 	})
 }
 

@@ -1,0 +1,130 @@
+package mirror_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/content/cache"
+	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// TestTagOrder says who is asked for a tag, by what this node and a member know of it and whether it is one that moves.
+func TestTagOrder(t *testing.T) {
+	body := func(name string) []byte {
+		return fmt.Appendf(nil, `{"schemaVersion":2,"layers":[],"config":{},"annotations":{"from":%q}}`, name)
+	}
+	own, member, registry := body("own"), body("member"), body("registry")
+	const never = -1
+	for _, test := range []struct {
+		name         string
+		own, member  time.Duration // How long ago it was confirmed, or never.
+		mutable      bool
+		upstreamDown bool
+		want         []byte
+		asked        bool // Upstream was.
+	}{
+		{name: "fresh here", own: 0, member: 0, want: own},
+		{name: "fresh here, and moves", own: 0, member: 0, mutable: true, want: own},
+		{name: "unknown here", own: never, member: time.Hour, want: member},
+		{name: "unknown everywhere", own: never, member: never, want: registry, asked: true},
+		{name: "old here, fresh at a member", own: time.Hour, member: 10 * time.Second, want: member},
+		{name: "old everywhere", own: time.Hour, member: 2 * time.Hour, want: registry, asked: true},
+		{name: "moves, fresh at a member", own: never, member: 0, mutable: true, want: registry, asked: true},
+		{name: "moves, upstream down", own: never, member: time.Hour, mutable: true, upstreamDown: true, want: member, asked: true},
+		{name: "old everywhere, upstream down", own: time.Hour, member: 2 * time.Hour, upstreamDown: true, want: own, asked: true},
+		{name: "unknown everywhere, upstream down", own: never, member: never, upstreamDown: true, asked: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var asked atomic.Int64
+			remote := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				asked.Add(1)
+				if test.upstreamDown {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+				w.Header().Set("Docker-Content-Digest", digest.FromBytes(registry).String())
+				w.Header().Set("Content-Length", fmt.Sprint(len(registry)))
+				_, _ = w.Write(registry)
+			}))
+			defer remote.Close()
+			w := newTown(t)
+			if test.member != never {
+				w.add(t, "member", func(rw http.ResponseWriter, r *http.Request) {
+					rw.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+					rw.Header().Set("Docker-Content-Digest", digest.FromBytes(member).String())
+					rw.Header().Set("Content-Length", fmt.Sprint(len(member)))
+					rw.Header().Set("Age", fmt.Sprint(int(test.member.Seconds())))
+					_, _ = rw.Write(member)
+				})
+			}
+			tag := reference.Reference{Repository: ref.Repository, Tag: "v1"}
+			m, store := newMirror(t, w, remote.URL, test.mutable)
+			if test.own != never {
+				desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(own), Size: int64(len(own))}
+				if err := store.Put(t.Context(), desc, own); err != nil {
+					t.Fatal(err)
+				}
+				if err := store.SetTag(t.Context(), tag, content.Tag{Target: desc, Confirmed: time.Now().Add(-test.own)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a, err := m.Manifest(t.Context(), tag, upstream.Origin{})
+			if (err == nil) != (test.want != nil) {
+				t.Fatalf("%v", err)
+			}
+			if err == nil {
+				defer a.Blob.Close()
+				if got, rerr := content.ReadAll(t.Context(), a.Blob, 1<<20); rerr != nil || string(got) != string(test.want) {
+					t.Errorf("got %s, %v", got, rerr)
+				}
+				if a.Stale != test.upstreamDown {
+					t.Errorf("stale: %v", a.Stale)
+				}
+			}
+			if (asked.Load() > 0) != test.asked {
+				t.Errorf("upstream was asked %d times", asked.Load())
+			}
+		})
+	}
+}
+
+// newMirror makes a mirror of a real store, the members of a town and a registry at a URL.
+func newMirror(t *testing.T, w *town, url string, mutable bool) (*mirror.Mirror, *cache.Cache) {
+	t.Helper()
+	store, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := upstream.New(upstream.Config{
+		Registries: func(string) upstream.Registry { return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: url}}} },
+		Retries:    upstream.Retries{Attempts: 1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mirror.New(mirror.Config{
+		Held: []mirror.Held{{Name: "cache", Store: store}}, Keeper: store, Members: w.open(t), Upstream: client,
+		Mutable: func(reference.Reference) bool { return mutable }, FreshFor: time.Minute, FailedFor: time.Second, StaleIfError: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.Close()
+		client.Close()
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return m, store
+}
