@@ -33,6 +33,10 @@ build: ## Build bin/kioo for this machine
 run: build ## Start a mirror with all defaults, its data in ./.kioo
 	@exec bin/kioo serve --data-dir .kioo --guide
 
+.PHONY: demo
+demo: ## Pull one image on five nodes on this machine, and show where it came from (Linux, root)
+	@go run ./hack/demo
+
 .PHONY: test
 test: ## Run all tests, with the race detector where there is a C compiler
 	@hack/tools.sh skopeo nginx

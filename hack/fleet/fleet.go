@@ -135,7 +135,7 @@ func (f *Fleet) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := writeKey(f.keyFile()); err != nil {
+	if err := writeKey(f.KeyFile()); err != nil {
 		return err
 	}
 	if err := f.network.open(ctx); err != nil {
@@ -144,7 +144,8 @@ func (f *Fleet) prepare(ctx context.Context) error {
 	return nil
 }
 
-func (f *Fleet) keyFile() string { return filepath.Join(f.dir, "cluster.key") }
+// KeyFile holds the key that the nodes share.
+func (f *Fleet) KeyFile() string { return filepath.Join(f.dir, "cluster.key") }
 
 func writeKey(name string) error {
 	if err := os.WriteFile(name, []byte(peer.NewKey().String()+"\n"), 0o600); err != nil {

@@ -122,7 +122,7 @@ func (n *Node) keyFile() string {
 	if n.stranger {
 		return filepath.Join(n.dir, "cluster.key")
 	}
-	return n.fleet.keyFile()
+	return n.fleet.KeyFile()
 }
 
 // CertsDir is the registry directory of the node's containerd.
