@@ -32,6 +32,10 @@ const (
 	retryMost  = 15 * time.Second
 	maxFails   = 5
 
+	// courtesy is how long the one of two members that is higher leaves it to the other to make contact. In a fleet
+	// that starts at once each hears of the other at the same moment, and they would pay for two handshakes.
+	courtesy = time.Second
+
 	// reportFor is how long a report by a user of this package counts for more than signs of life here: what was
 	// reported is another port's silence.
 	reportFor = 15 * time.Second
@@ -266,6 +270,9 @@ func (t *Table) Due(now time.Time, n int) []wire.Member {
 	for _, e := range t.closest(&t.place, Neighbours+1, nil) {
 		if e.status == learned && e.due.IsZero() {
 			e.due = now
+			if t.place.Compare(&e.place) > 0 {
+				e.due = now.Add(courtesy)
+			}
 		}
 	}
 	var due []wire.Member

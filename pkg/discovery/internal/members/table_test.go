@@ -234,12 +234,26 @@ func TestNeighboursAreContacted(t *testing.T) {
 		table.Learn(someone(i), start)
 		all = append(all, id(i))
 	}
-	got := idsOf(table.Due(start, 100))
-	slices.Sort(got)
-	want := order(all, wire.PlaceOf(id(0)))[:Neighbours]
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("contacts %q, want the neighbours %q", got, want)
+	near := order(all, wire.PlaceOf(id(0)))[:Neighbours]
+	self := wire.PlaceOf(id(0))
+	var first, later []peer.ID
+	for _, id := range near {
+		if place := wire.PlaceOf(id); self.Compare(&place) < 0 {
+			first = append(first, id)
+		} else {
+			later = append(later, id)
+		}
+	}
+	for _, test := range []struct {
+		at   time.Time
+		want []peer.ID
+	}{{start, first}, {start.Add(courtesy), later}} {
+		got := idsOf(table.Due(test.at, 100))
+		slices.Sort(got)
+		slices.Sort(test.want)
+		if !slices.Equal(got, test.want) {
+			t.Errorf("contacts %q, want the neighbours %q", got, test.want)
+		}
 	}
 }
 
