@@ -40,7 +40,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("discoverybench", flag.ContinueOnError)
 	flags.IntVar(&o.nodes, "nodes", 50, "members")
 	flags.IntVar(&o.keys, "keys", 5000, "keys of each member")
-	flags.IntVar(&o.smallNodes, "compare-nodes", 20, "members in the comparison with kad-dht's provider records; 0 skips it")
+	flags.IntVar(&o.smallNodes, "compare-nodes", 20, "members in the comparison with kad-dht; 0 skips it")
 	flags.IntVar(&o.smallKeys, "compare-keys", 200, "keys of each member in the comparison")
 	flags.IntVar(&o.lookups, "lookups", 5000, "hits and misses to time, each")
 	flags.BoolVar(&o.verify, "verify", true, "look up every key once")

@@ -191,7 +191,8 @@ func measureOwn(ctx context.Context, out io.Writer, o options) (err error) {
 	hits, found := f.sample(ctx, o.lookups, o.keys, false)
 	fmt.Fprintf(out, "look-up hit  p50 / p99             %s (%d of %d found)\n", percentiles(hits), found, o.lookups)
 	misses, missed := f.sample(ctx, o.lookups, o.keys, true)
-	fmt.Fprintf(out, "look-up miss p50 / p99             %s (%d of %d answered so)\n", percentiles(misses), missed, o.lookups)
+	fmt.Fprintf(out, "look-up miss p50 / p99             %s (%d of %d answered so)\n",
+		percentiles(misses), missed, o.lookups)
 	if o.verify {
 		f.verify(ctx, out, o)
 	}

@@ -47,8 +47,10 @@ func TestBootstrappers(t *testing.T) {
 		want []string
 		err  error
 	}{
-		"static":          {from: Static{netip.MustParseAddrPort("10.0.0.1:1")}, want: []string{"10.0.0.1:1"}},
-		"addresses":       {from: DNS{Name: "kioo", Port: 5, Resolver: dns}, want: []string{"10.0.0.1:5", "[fd00::1]:5", "10.0.0.2:5"}},
+		"static": {from: Static{netip.MustParseAddrPort("10.0.0.1:1")}, want: []string{"10.0.0.1:1"}},
+		"addresses": {
+			from: DNS{Name: "kioo", Port: 5, Resolver: dns}, want: []string{"10.0.0.1:5", "[fd00::1]:5", "10.0.0.2:5"},
+		},
 		"services":        {from: DNS{Name: "_dht._tcp.kioo", Resolver: dns}, want: []string{"10.0.0.9:7"}},
 		"unknown name":    {from: DNS{Name: "gone", Port: 5, Resolver: dns}, err: errNoName},
 		"unknown service": {from: DNS{Name: "_dht._tcp.none", Resolver: dns}, err: errNoName},

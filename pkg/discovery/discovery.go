@@ -119,7 +119,7 @@ func (c *Config) validate() error {
 			return fmt.Errorf("address %s: listen on an address that others can dial", a)
 		}
 	}
-	if c.BootstrapInterval < 0 || c.GoodbyeTimeout < 0 || c.MaxMembers < 0 || c.MaxRecords < 0 || c.MaxRecordsPerMember < 0 {
+	if min(c.BootstrapInterval, c.GoodbyeTimeout) < 0 || min(c.MaxMembers, c.MaxRecords, c.MaxRecordsPerMember) < 0 {
 		return errors.New("an interval or a bound is negative")
 	}
 	return nil

@@ -122,13 +122,22 @@ func newNode(priv crypto.PrivKey, keys []security, listen []netip.AddrPort) (_ *
 		return nil, fmt.Errorf("listen on %v: %w", listen, err)
 	}
 	host.Start()
-	routing, err := dht.New(host, dht.Mode(dht.ModeServer), dht.ProtocolPrefix(protocolPrefix),
+	routing, err := newRouting(host)
+	if err != nil {
+		return nil, err
+	}
+	return &node{host: host, swarm: net, dht: routing}, nil
+}
+
+// newRouting starts Kademlia without its records.
+func newRouting(h *basichost.BasicHost) (*dht.IpfsDHT, error) {
+	d, err := dht.New(h, dht.Mode(dht.ModeServer), dht.ProtocolPrefix(protocolPrefix),
 		dht.DisableValues(), dht.DisableProviders(), dht.BucketSize(20), dht.Concurrency(10), dht.Resiliency(3),
 		dht.RoutingTableRefreshPeriod(3*time.Minute))
 	if err != nil {
 		return nil, fmt.Errorf("routing: %w", err)
 	}
-	return &node{host: host, swarm: net, dht: routing}, nil
+	return d, nil
 }
 
 func (n *node) close() error { return errors.Join(n.dht.Close(), n.host.Close()) }

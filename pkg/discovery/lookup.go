@@ -159,7 +159,9 @@ func (d *Discovery) ask(ctx context.Context, id peer.ID, find *wire.Find) (wire.
 }
 
 // call sends one request and notes that the member lives.
-func (d *Discovery) call(ctx context.Context, m Member, req wire.Request, timeout time.Duration) (wire.Response, error) {
+func (d *Discovery) call(
+	ctx context.Context, m Member, req wire.Request, timeout time.Duration,
+) (wire.Response, error) {
 	kind := kindOf(req)
 	body, err := d.client.call(ctx, m, req.Encode(), timeout)
 	var resp wire.Response

@@ -27,16 +27,31 @@ func holders(records []Record) []peer.ID {
 	return ids
 }
 
-// TestIndexAgainstModel compares the index with a plain map of who said what until when.
-func TestIndexAgainstModel(t *testing.T) {
-	type word struct {
-		key wire.Key
-		who peer.ID
+type word struct {
+	key wire.Key
+	who peer.ID
+}
+
+// words is who said what until when.
+type words map[word]time.Time
+
+func (ws words) holders(k wire.Key, now time.Time) []peer.ID {
+	ids := []peer.ID{}
+	for w, until := range ws {
+		if w.key == k && now.Before(until) {
+			ids = append(ids, w.who)
+		}
 	}
+	slices.Sort(ids)
+	return ids
+}
+
+// TestIndexAgainstModel compares the index with a plain map.
+func TestIndexAgainstModel(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	const ttl = time.Minute
 	x := NewIndex(ttl, 1000, 10000)
-	model := map[word]time.Time{}
+	model := words{}
 	epochs := map[peer.ID]uint64{}
 	forget := func(who peer.ID) {
 		for w := range model {
@@ -77,14 +92,7 @@ func TestIndexAgainstModel(t *testing.T) {
 			x.Sweep(now)
 		}
 		k := key(rnd.IntN(60))
-		want := []peer.ID{}
-		for w, until := range model {
-			if w.key == k && now.Before(until) {
-				want = append(want, w.who)
-			}
-		}
-		slices.Sort(want)
-		if got := holders(x.Get(now, k)); !slices.Equal(got, want) {
+		if got, want := holders(x.Get(now, k)), model.holders(k, now); !slices.Equal(got, want) {
 			t.Fatalf("holders are %q, want %q", got, want)
 		}
 	}

@@ -29,7 +29,9 @@ func requests() []Request {
 	tag := Entry{Key: KeyOf("tag", "x"), Digest: digest.FromString("x"), Confirmed: time.Unix(0, 1234567890)}
 	return []Request{
 		{Hello: &Hello{Self: member()}},
-		{Store: &Store{Self: member(), Add: []Entry{tag, {Key: KeyOf("a", "1")}, {Key: KeyOf("a", "2")}}, Remove: []Key{{1}, {2}}}},
+		{Store: &Store{
+			Self: member(), Add: []Entry{tag, {Key: KeyOf("a", "1")}, {Key: KeyOf("a", "2")}}, Remove: []Key{{1}, {2}},
+		}},
 		{Store: &Store{Self: Member{ID: "bare"}}},
 		{Find: &Find{Key: KeyOf("a", "1"), Providers: true, Closest: 3, Exclude: []peer.ID{"dead", "deader"}}},
 		{Find: &Find{}},
@@ -43,7 +45,10 @@ func responses() []Response {
 	return []Response{
 		{},
 		{Self: &m, Members: []Member{{ID: "other"}, m}},
-		{Providers: []Provider{{Member: m}, {Member: m, Digest: digest.FromString("y"), Confirmed: time.Unix(7, 7)}}, Fresh: true},
+		{
+			Providers: []Provider{{Member: m}, {Member: m, Digest: digest.FromString("y"), Confirmed: time.Unix(7, 7)}},
+			Fresh:     true,
+		},
 		{Refused: 12},
 	}
 }
