@@ -183,12 +183,13 @@ func (e *endpoint) passed(now time.Time) bool { return now.UnixNano() < e.dead.L
 
 func (e *endpoint) markDead(now time.Time) { e.dead.Store(now.Add(coolDown).UnixNano()) }
 
-// errBusy says that a registry's allowance of concurrent requests stayed used up.
-var errBusy = errors.New("too many requests to this registry are running")
+// ErrBusy says that a registry's allowance of concurrent requests stayed used up: nothing was asked, so it says nothing
+// about the registry. Errors that match it match ErrUnavailable too.
+var ErrBusy = errors.New("too many requests to this registry are running")
 
 // acquire waits for leave to send a request, and gives what ends it. The wait ends with ctx or Timeouts.Queue.
 func (r *registry) acquire(ctx context.Context, bulk bool, most time.Duration) (release func(), err error) {
-	wait, cancel := context.WithTimeoutCause(ctx, most, errBusy)
+	wait, cancel := context.WithTimeoutCause(ctx, most, ErrBusy)
 	defer cancel()
 	if bulk {
 		if err := r.bulk.Acquire(wait, 1); err != nil {

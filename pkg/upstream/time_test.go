@@ -242,7 +242,7 @@ func TestConcurrencyIsLimited(t *testing.T) {
 			blobs = append(blobs, b)
 		}
 		start := time.Now()
-		if _, err := open(t.Context()); !errors.Is(err, errBusy) || !errors.Is(err, ErrUnavailable) || time.Since(start) != 30*time.Second {
+		if _, err := open(t.Context()); !errors.Is(err, ErrBusy) || !errors.Is(err, ErrUnavailable) || time.Since(start) != 30*time.Second {
 			t.Errorf("got error %v after %v", err, time.Since(start))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -259,7 +259,7 @@ func TestConcurrencyIsLimited(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := open(t.Context()); !errors.Is(err, errBusy) {
+		if _, err := open(t.Context()); !errors.Is(err, ErrBusy) {
 			t.Errorf("got error %v", err)
 		}
 		for _, b := range append(blobs, b) {
