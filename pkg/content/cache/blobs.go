@@ -63,6 +63,19 @@ func (c *Cache) openFile(e *entry) (*os.File, error) {
 	return file, nil
 }
 
+// Touch counts a use of a blob without opening it, for one whose bytes were answered from memory: it should not be
+// evicted for want of being read. It does nothing if the blob is not held.
+func (c *Cache) Touch(dgst digest.Digest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	if e := c.ledger.use(dgst, c.cfg.Now()); e != nil {
+		c.ledger.unpin(e)
+	}
+}
+
 func (c *Cache) unpin(e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,6 +116,46 @@ func (c *Cache) Delete(_ context.Context, dgst digest.Digest) error {
 	}
 	c.unlink(e)
 	return nil
+}
+
+// Forget removes a blob and every tag that means it, of whatever registry, and returns when the disk has forgotten the
+// tags too. It does nothing where neither is known. Who reads the blob reads on.
+func (c *Cache) Forget(ctx context.Context, dgst digest.Digest) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	tags, err := c.forget(dgst)
+	if err == nil && tags > 0 {
+		err = c.flush()
+	}
+	if isNoSpace(err) {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	if err != nil {
+		return fmt.Errorf("forget %s: %w", dgst, err)
+	}
+	return nil
+}
+
+// forget does in memory and below blobs/ what Forget does, and tells how many tags there were.
+func (c *Cache) forget(dgst digest.Digest) (tags int, err error) {
+	c.names.Lock()
+	defer c.names.Unlock()
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return 0, ErrClosed
+	}
+	e := c.ledger.blobs[dgst]
+	if e != nil {
+		c.ledger.remove(e)
+	}
+	tags = c.ledger.deleteTagsOf(dgst)
+	c.mu.Unlock()
+	if e != nil {
+		c.unlink(e)
+	}
+	return tags, nil
 }
 
 // unlink takes the name from the file of a blob that is no longer held. c.names must be held since before it went.

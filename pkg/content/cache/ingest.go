@@ -92,9 +92,6 @@ func (c *Cache) noSpace(err error, size int64) error {
 	return fmt.Errorf("%w: %w", ErrNoSpace, err)
 }
 
-// Kept tells whether Commit will keep the blob. It does not where Config.SpoolBytes gave the space.
-func (i *Ingest) Kept() bool { return i.promise.kept }
-
 // WriteAt implements io.WriterAt within the blob's size, until Commit. The error wraps ErrNoSpace when the disk is
 // full.
 func (i *Ingest) WriteAt(p []byte, off int64) (int, error) {
@@ -246,7 +243,7 @@ func (c *Cache) Put(ctx context.Context, desc ocispec.Descriptor, body []byte) (
 	if got := desc.Digest.Algorithm().FromBytes(body); got != desc.Digest {
 		return fmt.Errorf("put %s: the bytes have digest %s", desc.Digest, got)
 	}
-	if c.touch(desc, body) {
+	if c.renew(desc, body) {
 		return nil
 	}
 	ingest, err := c.Create(desc.Digest, desc.Size)
@@ -260,8 +257,8 @@ func (c *Cache) Put(ctx context.Context, desc ocispec.Descriptor, body []byte) (
 	return ingest.Commit(ctx, desc.MediaType)
 }
 
-// touch counts a use of a blob if it is held with just these bytes, and notes its media type.
-func (c *Cache) touch(desc ocispec.Descriptor, body []byte) bool {
+// renew counts a use of a blob if it is held with just these bytes, and notes its media type.
+func (c *Cache) renew(desc ocispec.Descriptor, body []byte) bool {
 	c.mu.Lock()
 	e := (*entry)(nil)
 	if !c.closed && len(desc.MediaType) <= maxMediaType {

@@ -283,4 +283,14 @@ func (l *ledger) deleteTag(name string) (existed bool) {
 	return true
 }
 
+// deleteTagsOf forgets all tags that mean a digest, and tells how many those were.
+func (l *ledger) deleteTagsOf(dgst digest.Digest) (deleted int) {
+	for name, place := range l.tags {
+		if place.Value.(*tagEntry).tag.Target.Digest == dgst && l.deleteTag(name) {
+			deleted++
+		}
+	}
+	return deleted
+}
+
 func (l *ledger) forgetOldest() { l.deleteTag(l.confirmed.Back().Value.(*tagEntry).name) }
