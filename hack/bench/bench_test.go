@@ -43,14 +43,14 @@ func TestTable(t *testing.T) {
 	p.add(1900, 2000)
 	rows := []row{
 		p.ratio("held blob", "MB/s", "nginx", atLeast(0.95)),
-		{Name: "held blob: peak RSS", Unit: "MiB", Kioo: 20},
+		{Name: "held blob: peak RSS", Unit: "MiB", Kioo: 20, Foot: "of one round"},
 		{Name: "manifests", Unit: "requests/s", Note: errNoNginx.Error()},
 	}
 	var out strings.Builder
 	if err := printTable(&out, rows, "here", time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"0.950", ">= 0.95", "yes", "apt-get install", "here; took 1m0s"} {
+	for _, want := range []string{"0.950", ">= 0.95", "yes", "apt-get install", "here; took 1m0s", "held blob: peak RSS: of one round\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}
@@ -94,7 +94,7 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &rows); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"held blob", "manifests", "uncached pull of", shapedName} {
+	for _, want := range []string{"held blob", "manifests", "uncached pull of", shapedName, peerName, peerName + ": equal work"} {
 		if !measured(rows, want) {
 			t.Errorf("nothing of %q in %s", want, out.String())
 		}

@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
+	"os"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -31,8 +34,14 @@ type client struct {
 	tr   *http.Transport
 }
 
-func newClient() *client {
-	tr := &http.Transport{ReadBufferSize: 64 << 10, MaxIdleConnsPerHost: 8, DisableCompression: true}
+func newClient() *client { return newClientOf(nil) }
+
+// newClientOf makes a client that trusts these authorities alone.
+func newClientOf(authorities *x509.CertPool) *client {
+	tr := &http.Transport{
+		ReadBufferSize: 64 << 10, MaxIdleConnsPerHost: 8, DisableCompression: true,
+		TLSClientConfig: &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS13},
+	}
 	return &client{http: &http.Client{Transport: tr, Timeout: fetchTime}, tr: tr}
 }
 
@@ -44,8 +53,8 @@ type fetched struct {
 	whole time.Duration
 }
 
-// fetch reads a URL of which it knows what comes, into h if that is not nil.
-func (c *client) fetch(ctx context.Context, url string, size int64, h hash.Hash) (fetched, error) {
+// fetch reads a URL of which it knows what comes, into w if that is not nil.
+func (c *client) fetch(ctx context.Context, url string, size int64, w io.Writer) (fetched, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return fetched{}, err
@@ -72,8 +81,11 @@ func (c *client) fetch(ctx context.Context, url string, size int64, h hash.Hash)
 			f.first = time.Since(start)
 		}
 		n += int64(m)
-		if h != nil {
-			_, _ = h.Write(buf[:m]) // A hash never fails.
+		if w == nil {
+			continue
+		}
+		if _, werr := w.Write(buf[:m]); werr != nil {
+			return fetched{}, fmt.Errorf("get %s: %w", url, werr)
 		}
 	}
 	f.whole = time.Since(start)
@@ -85,8 +97,13 @@ func (c *client) fetch(ctx context.Context, url string, size int64, h hash.Hash)
 
 // verified fetches and checks the digest, as every client of a registry does.
 func (c *client) verified(ctx context.Context, url string, d v1.Descriptor) (fetched, error) {
+	return c.verifiedInto(ctx, url, d, io.Discard)
+}
+
+// verifiedInto is verified with the bytes written to w.
+func (c *client) verifiedInto(ctx context.Context, url string, d v1.Descriptor, w io.Writer) (fetched, error) {
 	h := sha256.New()
-	f, err := c.fetch(ctx, url, d.Size, h)
+	f, err := c.fetch(ctx, url, d.Size, io.MultiWriter(w, h))
 	if err != nil {
 		return fetched{}, err
 	}
@@ -94,6 +111,17 @@ func (c *client) verified(ctx context.Context, url string, d v1.Descriptor) (fet
 		return fetched{}, fmt.Errorf("get %s: its digest is %s", url, got)
 	}
 	return f, nil
+}
+
+// stored fetches into a file, checks the digest and removes the file: all that containerd does with a blob, but
+// for keeping it.
+func (c *client) stored(ctx context.Context, url string, d v1.Descriptor, dir string) (_ fetched, err error) {
+	file, err := os.CreateTemp(dir, "stored-")
+	if err != nil {
+		return fetched{}, err
+	}
+	defer func() { err = errors.Join(err, file.Close(), os.Remove(file.Name())) }()
+	return c.verifiedInto(ctx, url, d, file)
 }
 
 // pull fetches an image as containerd does: the manifest, the configuration, then three layers at once.

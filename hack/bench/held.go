@@ -48,7 +48,7 @@ func (b *bench) held(ctx context.Context) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	ngx, err := startNginx(ctx, dir, false, served{"/blob", file, "application/octet-stream"})
+	ngx, err := startNginx(ctx, dir, nginxOptions{}, served{"/blob", file, "application/octet-stream"})
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-// Command bench compares Kioo with what it must not be worse than, on loopback, and prints a table.
+// Command bench compares Kioo with what it must not be worse than, on one machine, and prints a table.
 //
 // Everything is measured in one run and in turns, A B A B, so that whatever else the machine does hits both alike.
 // It runs a real upstream registry, Kioo as a process and nginx as a process, and ends them all.
@@ -34,13 +34,13 @@ func main() {
 // options are what the flags say.
 type options struct {
 	rounds  int
-	size    int64         // of the held blob and, halved, of the image, in bytes
+	size    int64         // of the held blob, of a peer's and, halved, of the image, in bytes
 	slice   time.Duration // one turn of the manifests
 	clients int           // connections that ask for manifests
 	json    bool
 	only    string
 	program string // Kioo, built; empty builds it
-	shaped  bool   // this is the process inside the network namespace
+	inside  string // the comparison that this process makes inside a network namespace
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -51,13 +51,13 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	)
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.rounds, "rounds", 5, "turns of each side in each comparison")
-	flags.Int64Var(&mib, "size", 1024, "MiB of the held blob; the image that is pulled has half of it")
+	flags.Int64Var(&mib, "size", 1024, "MiB of the held blob and of a peer's; the image that is pulled has half of it")
 	flags.DurationVar(&o.slice, "slice", time.Second, "length of one turn of the requests for manifests")
 	flags.IntVar(&o.clients, "clients", 32, "connections that ask for manifests at the same time")
 	flags.BoolVar(&o.json, "json", false, "print JSON instead of a table")
-	flags.StringVar(&o.only, "only", "", "run only the comparisons whose name contains this: held, manifests, pull, shaped")
+	flags.StringVar(&o.only, "only", "", "run only the comparisons whose name contains this: held, manifests, pull, shaped, peer")
 	flags.StringVar(&o.program, "kioo", "", "a built kioo to measure, instead of this tree's")
-	flags.BoolVar(&o.shaped, "in-namespace", false, "internal: measure the shaped pull in this network namespace")
+	flags.StringVar(&o.inside, "in-namespace", "", "internal: make this comparison in this network namespace: shaped, peer")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
@@ -116,8 +116,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 func (b *bench) all(ctx context.Context) ([]row, error) {
-	if b.shaped {
-		return b.pullShapedHere(ctx)
+	if b.inside != "" {
+		return b.here(ctx)
 	}
 	var rows []row
 	for _, comparison := range []struct {
@@ -128,6 +128,7 @@ func (b *bench) all(ctx context.Context) ([]row, error) {
 		{"manifests", b.manifests},
 		{"pull", b.pull},
 		{"shaped", b.pullShaped},
+		{"peer", b.peer},
 	} {
 		if !strings.Contains(comparison.name, b.only) {
 			continue
@@ -139,6 +140,18 @@ func (b *bench) all(ctx context.Context) ([]row, error) {
 		rows = append(rows, more...)
 	}
 	return rows, nil
+}
+
+// here makes the one comparison for which this process is in a network namespace of its own.
+func (b *bench) here(ctx context.Context) ([]row, error) {
+	comparison := map[string]func(context.Context) ([]row, error){"shaped": b.pullShapedHere, "peer": b.peerHere}[b.inside]
+	if comparison == nil {
+		return nil, errors.New("-in-namespace: no comparison of that name: " + b.inside)
+	}
+	if err := enterNamespace(ctx); err != nil {
+		return nil, err
+	}
+	return comparison(ctx)
 }
 
 // say tells who waits what is being done.

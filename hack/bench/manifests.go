@@ -60,7 +60,7 @@ func (b *bench) manifestsOnce(ctx context.Context, name string, up *registrytest
 	if err := os.WriteFile(file, body, 0o600); err != nil {
 		return nil, err
 	}
-	ngx, err := startNginx(ctx, dir, logging, served{"/manifest", file, string(img.manifest.MediaType)})
+	ngx, err := startNginx(ctx, dir, nginxOptions{logging: logging}, served{"/manifest", file, string(img.manifest.MediaType)})
 	if err != nil {
 		return nil, err
 	}

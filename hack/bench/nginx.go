@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,38 +48,47 @@ http {
 	scgi_temp_path %[2]s/scgi;
 	server {
 		listen %[4]s;
-%[5]s	}
+%[5]s%[6]s	}
 }
 `
 
-// startNginx runs nginx until it is stopped. Logging makes it write a line per request.
-func startNginx(ctx context.Context, dir string, logging bool, files ...served) (*nginx, error) {
+// nginxTLS makes it speak TLS to its clients, without what OpenSSL could leave to the kernel: that is off by default.
+const nginxTLS = `
+		ssl_certificate %s;
+		ssl_certificate_key %s;
+		ssl_protocols TLSv1.3;
+`
+
+// nginxOptions say how nginx serves.
+type nginxOptions struct {
+	// logging makes it write a line per request.
+	logging bool
+	// address is where it listens. Empty: any of loopback's.
+	address string
+	// wrapper is the command that runs nginx; empty runs it here.
+	wrapper []string
+	// tls is for HTTPS; nil is for HTTP.
+	tls *certificate
+}
+
+// startNginx runs nginx until it is stopped.
+func startNginx(ctx context.Context, dir string, o nginxOptions, files ...served) (*nginx, error) {
 	path, err := findNginx()
 	if err != nil {
 		return nil, err
 	}
-	n := &nginx{}
-	if n.host, err = kiootest.FreeAddress("127.0.0.1"); err != nil {
-		return nil, err
+	n := &nginx{host: o.address}
+	if n.host == "" {
+		if n.host, err = kiootest.FreeAddress("127.0.0.1"); err != nil {
+			return nil, err
+		}
 	}
-	var locations strings.Builder
-	for _, f := range files {
-		fmt.Fprintf(&locations, "\t\tlocation = %s { default_type %s; alias %s; }\n", f.path, f.mediaType, f.file)
-	}
-	user, accessLog := "", "off"
-	if os.Geteuid() == 0 {
-		user = "user root;" // Its workers must reach files that only we may read.
-	}
-	if logging {
-		accessLog = filepath.Join(dir, "access.log")
-	}
-	config := fmt.Sprintf(nginxConfig, user, dir, accessLog, n.host, locations.String())
 	file := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(nginxText(dir, n.host, o, files)), 0o600); err != nil {
 		return nil, err
 	}
-	n.Process, err = process.Start(process.Config{Path: path, Args: []string{"-p", dir, "-e", "stderr", "-c", file}})
-	if err != nil {
+	line := append(slices.Clone(o.wrapper), path, "-p", dir, "-e", "stderr", "-c", file)
+	if n.Process, err = process.Start(process.Config{Path: line[0], Args: line[1:]}); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -92,6 +102,26 @@ func startNginx(ctx context.Context, dir string, logging bool, files ...served) 
 		return nil, err
 	}
 	return n, nil
+}
+
+// nginxText is its configuration.
+func nginxText(dir, host string, o nginxOptions, files []served) string {
+	var locations strings.Builder
+	for _, f := range files {
+		fmt.Fprintf(&locations, "\t\tlocation = %s { default_type %s; alias %s; }\n", f.path, f.mediaType, f.file)
+	}
+	user, accessLog := "", "off"
+	if os.Geteuid() == 0 {
+		user = "user root;" // Its workers must reach files that only we may read.
+	}
+	if o.logging {
+		accessLog = filepath.Join(dir, "access.log")
+	}
+	listen, security := host, ""
+	if o.tls != nil {
+		listen, security = host+" ssl", fmt.Sprintf(nginxTLS, o.tls.file, o.tls.key)
+	}
+	return fmt.Sprintf(nginxConfig, user, dir, accessLog, listen, security, locations.String())
 }
 
 // close asks first: a killed master leaves its workers behind.

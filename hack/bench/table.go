@@ -29,6 +29,8 @@ type row struct {
 	Met   *bool   `json:"met,omitempty"`
 	// Note says why there is nothing to see.
 	Note string `json:"note,omitempty"`
+	// Foot is what a reader must know of this row and those after it.
+	Foot string `json:"foot,omitempty"`
 }
 
 // goal bounds a result.
@@ -108,7 +110,13 @@ func printTable(w io.Writer, rows []row, about string, took time.Duration) error
 	if err := t.Flush(); err != nil {
 		return fmt.Errorf("print the table: %w", err)
 	}
-	_, err := fmt.Fprintln(w, "\nMedians; \"rounds\" are the extremes of single rounds; CPU and memory are the servers' own.")
+	notes := "\nMedians; \"rounds\" are the extremes of single rounds; CPU and memory are the servers' own, if not said otherwise.\n"
+	for _, r := range rows {
+		if r.Foot != "" {
+			notes += fmt.Sprintf("%s: %s\n", r.Name, r.Foot)
+		}
+	}
+	_, err := io.WriteString(w, notes)
 	return err
 }
 
@@ -157,5 +165,5 @@ func machine() string {
 			}
 		}
 	}
-	return fmt.Sprintf("%d x %s, %s, %s/%s, loopback", runtime.NumCPU(), model, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("%d x %s, %s, %s/%s", runtime.NumCPU(), model, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
