@@ -32,8 +32,8 @@ var (
 	ErrClosed = errors.New("flights are closed")
 	// errLanded says that a flight let go of its spool before a reader could open it.
 	errLanded = errors.New("flight has landed")
-	// errAbandoned ends a flight that nobody reads any more.
-	errAbandoned = errors.New("nobody reads it any more")
+	// ErrAbandoned says that a flight ended because nobody read it any more.
+	ErrAbandoned = errors.New("nobody reads it any more")
 )
 
 // Error says why a flight failed. Readers can tell it from their own writer's or context's errors by its type.
@@ -156,19 +156,19 @@ func New(cfg Config) *Group {
 }
 
 // Join boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
-// flight can read from, each for when those before it have failed. size
-// is what the caller knows of the blob's size, negative if nothing; sources that say otherwise are not believed. Join
-// returns when the size is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look
-// into the store again.
+// flight can read from, each for when those before it have failed. size is what the caller has heard of the blob's size,
+// negative if nothing: sources that are not trusted and say otherwise are passed over. Join returns when the size is
+// known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look into the store again.
 func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
 	for {
 		f, err := g.board(dgst, size, sources)
 		if err != nil {
 			return nil, err
 		}
-		file, err := f.open(ctx)
+		r := &Reader{flight: f}
+		err = f.board(ctx, r)
 		if err == nil {
-			return &Reader{flight: f, file: file}, nil
+			return r, nil
 		}
 		f.leave()
 		if !errors.Is(err, errLanded) {

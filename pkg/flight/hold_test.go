@@ -2,7 +2,9 @@ package flight_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,10 +113,95 @@ func TestHold(t *testing.T) {
 				for range 15 {
 					src.gate <- struct{}{}
 				}
-				if err := r.Ready(t.Context(), 1<<20-1); err != nil {
+				late, err := g.Join(t.Context(), digest.FromBytes(body), -1, src)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer late.Close()
+				if err := late.Ready(t.Context(), 1<<20-1); err != nil {
 					t.Errorf("verified, and yet: %v", err)
 				}
 			})
 		})
+	}
+}
+
+// TestLiesAboutSize has a member that is wrong about the size as well.
+func TestLiesAboutSize(t *testing.T) {
+	body := randomBody(2 << 20)
+	for _, size := range []int{0, 1 << 20, 3 << 20} {
+		f := setup(t, nil)
+		wrong := randomBody(size)
+		if wrong == nil {
+			wrong = []byte{}
+		}
+		liar := &origin{name: "members", body: wrong, untrusted: true}
+		upstream := &origin{name: "upstream", body: body}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		// Who comes before the lie is noticed is told a wrong size, and learns so before any byte.
+		if r, err := f.Join(ctx, digest.FromBytes(body), -1, liar, upstream); err == nil {
+			var broke *flight.Error
+			if err := r.Ready(ctx, 0); err != nil && !errors.As(err, &broke) {
+				t.Errorf("%d bytes: first reader: %v", size, err)
+			}
+			r.Close()
+		}
+		n, err := copyTo(ctx, f, digest.FromBytes(body), upstream, &comparer{want: body}, 0)
+		if err != nil || n != int64(len(body)) {
+			t.Errorf("%d bytes: second reader: %d bytes, %v", size, n, err)
+		}
+	}
+}
+
+// TestHintIsHearsay has a wrong word on the size: a registry knows better, a member does not.
+func TestHintIsHearsay(t *testing.T) {
+	body := randomBody(1 << 20)
+	for _, untrusted := range []bool{false, true} {
+		f := setup(t, nil)
+		r, err := f.Join(t.Context(), digest.FromBytes(body), 7, &origin{name: "a", body: body, untrusted: untrusted})
+		if (err != nil) != untrusted {
+			t.Errorf("untrusted: %v, %v", untrusted, err)
+		}
+		if err == nil {
+			if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			r.Close()
+		}
+	}
+}
+
+// TestExtraStreamFails has a source that takes one connection only: the reader ahead has to wait, and nobody fails.
+func TestExtraStreamFails(t *testing.T) {
+	f := setup(t, nil)
+	body := randomBody(40 << 20)
+	src := &origin{name: "a", body: body, alone: true}
+	var readers sync.WaitGroup
+	for _, off := range []int64{0, 30 << 20, 20 << 20} {
+		readers.Go(func() {
+			got := &comparer{want: body[off:]}
+			n, err := copyTo(t.Context(), f, digest.FromBytes(body), src, got, off)
+			if err != nil || n != int64(len(body))-off || got.differs {
+				t.Errorf("from %d: %d bytes, right: %v, %v", off, n, !got.differs, err)
+			}
+		})
+	}
+	readers.Wait()
+}
+
+func TestRejoinAfterTheLastReader(t *testing.T) {
+	f := setup(t, func(c *flight.Config) { c.Grace = -1 })
+	body := randomBody(1 << 20)
+	src := &origin{name: "a", body: body}
+	for range 50 {
+		r, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+		if errors.Is(err, flight.ErrHeld) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
 	}
 }

@@ -15,6 +15,7 @@ type origin struct {
 	body   []byte
 	size   int64 // What it says of the size; len(body) if zero.
 	breaks int64 // Breaks before this byte, if positive.
+	alone  bool  // Refuses to start anywhere but at the beginning, but does not say so beforehand.
 	silent bool  // Starts at the beginning, whatever is asked.
 	// untrusted sources are held back. Once blamed, a source has this instead, which may be nothing.
 	untrusted bool
@@ -43,6 +44,9 @@ func (o *origin) Open(ctx context.Context, off, end int64) (flight.Stream, error
 	defer o.mu.Unlock()
 	if o.body == nil {
 		return nil, errors.New("has nothing")
+	}
+	if o.alone && off > 0 {
+		return nil, errors.New("one connection only")
 	}
 	o.opens = append(o.opens, off)
 	if end < 0 {

@@ -65,7 +65,7 @@ func (f *flight) leave() {
 		return
 	}
 	if f.group.cfg.Grace < 0 {
-		f.cancel(errAbandoned)
+		f.abandon()
 		return
 	}
 	var grace *time.Timer
@@ -73,32 +73,53 @@ func (f *flight) leave() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if f.grace == grace && f.readers == 0 {
-			f.cancel(errAbandoned)
+			f.abandon()
 		}
 	})
 	f.grace = grace
 }
 
-// open waits until the blob's size is known and its spool made, and opens the spool.
-func (f *flight) open(ctx context.Context) (*os.File, error) {
+// abandon ends a flight without readers. From here on nobody can board it. Called with mu held.
+func (f *flight) abandon() {
+	f.end(ErrAbandoned)
+	f.cancel(ErrAbandoned)
+}
+
+// board waits until the blob's size is known and its spool made, and opens the spool for a reader.
+func (f *flight) board(ctx context.Context, r *Reader) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.err == nil && f.spool == nil {
 		if err := f.wait(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
+	if f.err != nil {
+		return f.failure()
+	}
+	r.size = f.size
+	return f.open(r)
+}
+
+// open opens the spool for a reader that has none, or one of a flight that has started over. Called with mu held.
+func (f *flight) open(r *Reader) error {
 	switch {
-	case f.err != nil:
-		return nil, f.failure()
+	case r.file != nil && r.generation == f.generation:
+		return nil
+	case r.size != f.size:
+		return &Error{Digest: f.dgst, Err: fmt.Errorf("it has %d bytes, and not %d as was said first", f.size, r.size)}
 	case f.landed:
-		return nil, errLanded
+		return errLanded
 	}
 	file, err := f.spool.Reader()
 	if err != nil {
-		return nil, fmt.Errorf("open spool of %s: %w", f.dgst, err)
+		return fmt.Errorf("open spool of %s: %w", f.dgst, err)
 	}
-	return file, nil
+	if r.file != nil {
+		r.file.Close() // It was only read.
+	}
+	r.file, r.generation = file, f.generation
+	return nil
 }
 
 // failure is what readers are told. Called with mu held.
@@ -110,8 +131,8 @@ func (f *flight) failure() error {
 }
 
 // available waits until at least one byte at off may be given out, and tells how many may be from there on. At the
-// blob's end it waits for the verdict.
-func (f *flight) available(ctx context.Context, off int64) (int64, error) {
+// blob's end it waits for the verdict. The reader has the right file then.
+func (f *flight) available(ctx context.Context, r *Reader, off int64) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for {
@@ -119,11 +140,11 @@ func (f *flight) available(ctx context.Context, off int64) (int64, error) {
 			return 0, f.failure()
 		}
 		if f.verified {
-			return f.size - off, nil
+			return f.size - off, f.open(r)
 		}
 		if n := min(f.have.endFrom(off), f.size-withheld) - off; n > 0 && !f.holding {
 			f.given = true
-			return n, nil
+			return n, f.open(r)
 		}
 		f.hurry(off)
 		if err := f.wait(ctx); err != nil {
@@ -134,7 +155,7 @@ func (f *flight) available(ctx context.Context, off int64) (int64, error) {
 
 // hurry opens a stream at off if none will be there soon. Called with mu held, once the size is known.
 func (f *flight) hurry(off int64) {
-	if f.sequential || len(f.streams) >= maxStreams || f.have.endFrom(off) > off || off >= f.size {
+	if f.size < 0 || f.sequential || len(f.streams) >= maxStreams || f.have.endFrom(off) > off || off >= f.size {
 		return
 	}
 	end := f.gap(off).end
@@ -152,14 +173,16 @@ func (f *flight) hurry(off int64) {
 
 // Reader is a blob that may still be arriving, as one reader sees it. It belongs to one goroutine.
 type Reader struct {
-	flight *flight
-	file   *os.File
+	flight     *flight
+	size       int64
+	file       *os.File
+	generation int
 }
 
 var _ content.Arriving = (*Reader)(nil)
 
 // Size implements content.Blob.
-func (r *Reader) Size() int64 { return r.flight.size }
+func (r *Reader) Size() int64 { return r.size }
 
 // MediaType implements content.Blob. A blob on its way has none.
 func (r *Reader) MediaType() string { return "" }
@@ -179,7 +202,7 @@ func (r *Reader) Source() string {
 
 // Ready implements content.Arriving.
 func (r *Reader) Ready(ctx context.Context, off int64) error {
-	_, err := r.flight.available(ctx, off)
+	_, err := r.flight.available(ctx, r, off)
 	return err
 }
 
@@ -190,7 +213,7 @@ func (r *Reader) CopyRange(ctx context.Context, w io.Writer, off, n int64) (int6
 	}
 	var written int64
 	for written < n {
-		available, err := r.flight.available(ctx, off+written)
+		available, err := r.flight.available(ctx, r, off+written)
 		if err != nil {
 			return written, err
 		}

@@ -43,9 +43,12 @@ type flight struct {
 	grace   *time.Timer // Runs while there are no readers.
 
 	sources    []Source
-	dead       int // The sources before this one have failed. There is always one that has not, or err is set.
-	size       int64
-	spool      Spool // Set once, together with size, before any reader gets out of open.
+	dead       int   // The sources before this one have failed. There is always one that has not, or err is set.
+	hint       int64 // What was heard of the size; negative if nothing.
+	size       int64 // Negative until a source has said it, together with which the spool is made.
+	spool      Spool
+	generation int  // Counts the spools, of which a flight that starts over has several.
+	startOver  bool // The next stream that looks for work reads the whole.
 	have       spans
 	streams    []*stream
 	working    sync.WaitGroup // The goroutines of streams.
@@ -71,7 +74,7 @@ type stream struct {
 
 func newFlight(g *Group, dgst digest.Digest, size int64, sources []Source) *flight {
 	f := &flight{
-		group: g, dgst: dgst, size: size, sources: slices.Clone(sources), readers: 1,
+		group: g, dgst: dgst, hint: size, size: -1, sources: slices.Clone(sources), readers: 1,
 		hasher: dgst.Algorithm().Hash(), log: g.cfg.Log.WithValues("digest", dgst), done: make(chan struct{}),
 	}
 	f.ctx, f.cancel = context.WithCancelCause(g.ctx)
@@ -143,7 +146,7 @@ func result(err error) string {
 		return "complete"
 	case errors.Is(err, ErrMismatch):
 		return "mismatch"
-	case errors.Is(err, errAbandoned), errors.Is(err, ErrClosed):
+	case errors.Is(err, ErrAbandoned), errors.Is(err, ErrClosed):
 		return "abandoned"
 	}
 	return "failed"
@@ -188,8 +191,8 @@ func (f *flight) copySpan(s *stream, buf []byte) error {
 			return context.Cause(f.ctx)
 		case errors.As(err, &fatal{}):
 			return err
-		default:
-			f.giveUp(index, fmt.Errorf("%s: %w", src, err))
+		case !f.giveUp(index, s, fmt.Errorf("%s: %w", src, err)):
+			return nil
 		}
 	}
 }
@@ -209,17 +212,36 @@ func (f *flight) plan(s *stream) (src Source, index int, pos, end int64) {
 	return f.sources[f.dead], f.dead, s.pos, s.end
 }
 
-// giveUp marks the source as failed and, if it was the last, the flight.
-func (f *flight) giveUp(index int, err error) {
+// giveUp marks the source as failed and, if it was the last, the flight; but not while another stream still gets
+// bytes from it, which then reads on alone. It tells whether the stream goes on.
+func (f *flight) giveUp(index int, s *stream, err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
 	case f.dead != index: // Another stream has seen it first.
-	case f.dead == len(f.sources)-1:
-		f.end(err)
-	default:
+	case f.dead < len(f.sources)-1:
 		f.dead++
 		f.log.V(1).Info("next source", "reason", err.Error(), "source", f.sources[f.dead].String())
+	case len(f.streams) > 1:
+		f.sequential = true
+		f.remove(s)
+		for _, other := range f.streams { // Who was cut short for this one reads on.
+			if other.end == s.pos {
+				other.end = s.end
+			}
+		}
+		f.log.V(1).Info("one connection less", "reason", err.Error())
+		return false
+	default:
+		f.end(err)
+	}
+	return true
+}
+
+// remove takes a stream off the list; what it has not read is a gap then. Called with mu held.
+func (f *flight) remove(s *stream) {
+	if i := slices.Index(f.streams, s); i >= 0 {
+		f.streams = slices.Delete(f.streams, i, i+1)
 	}
 }
 
@@ -258,8 +280,12 @@ func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) err
 func (f *flight) opened(src Source, in Stream, s *stream) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.size >= 0 && in.Size() != f.size {
-		return fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), f.size)
+	expected := f.size
+	if expected < 0 && !src.Trusted() {
+		expected = f.hint
+	}
+	if expected >= 0 && in.Size() != expected {
+		return fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), expected)
 	}
 	if !in.Ranged() {
 		f.sequential = true
@@ -275,6 +301,7 @@ func (f *flight) opened(src Source, in Stream, s *stream) error {
 		return fatal{fmt.Errorf("make spool: %w", err)}
 	}
 	f.spool, f.size, s.end = spool, in.Size(), in.Size()
+	f.generation++
 	if !src.Trusted() && f.size <= f.group.cfg.HoldBytes && f.group.cfg.HoldFor > 0 {
 		f.holding = true
 		f.hold = time.AfterFunc(f.group.cfg.HoldFor, f.release)
@@ -286,11 +313,14 @@ func (f *flight) opened(src Source, in Stream, s *stream) error {
 // arrived stores bytes of a stream and shows them to the readers. It tells whether the stream's span goes on.
 func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
 	f.mu.Lock()
-	off := s.pos
+	off, spool := s.pos, f.spool
 	p = p[:min(int64(len(p)), s.end-off)]
 	f.mu.Unlock()
+	if len(p) == 0 {
+		return false, nil
+	}
 	// Nobody else writes here: spans of streams never overlap, and a cut end is only ever ahead of what is read.
-	if _, err := f.spool.WriteAt(p, off); err != nil {
+	if _, err := spool.WriteAt(p, off); err != nil {
 		return false, fatal{fmt.Errorf("write spool: %w", err)}
 	}
 	f.mu.Lock()
@@ -311,18 +341,21 @@ func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
 func (f *flight) next(s *stream) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err == nil {
+	if f.err == nil && f.startOver {
+		f.startOver = false
+		s.pos, s.end = 0, -1
+		if !slices.Contains(f.streams, s) {
+			f.streams = append(f.streams, s)
+		}
+		return true
+	}
+	if f.err == nil && f.size >= 0 && slices.Contains(f.streams, s) {
 		if gap := f.gap(0); gap.start < gap.end {
 			s.pos, s.end = gap.start, gap.end
 			return true
 		}
 	}
-	for i, other := range f.streams {
-		if other == s {
-			f.streams = append(f.streams[:i], f.streams[i+1:]...)
-			break
-		}
-	}
+	f.remove(s)
 	return false
 }
 

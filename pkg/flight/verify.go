@@ -27,8 +27,9 @@ func (f *flight) verify(p []byte, off int64) error {
 			}
 			return nil
 		}
+		spool := f.spool
 		f.mu.Unlock()
-		n, err := io.CopyBuffer(onlyWriter{f.hasher}, io.NewSectionReader(f.spool, f.hashed, end-f.hashed), make([]byte, bufferSize))
+		n, err := io.CopyBuffer(onlyWriter{f.hasher}, io.NewSectionReader(spool, f.hashed, end-f.hashed), make([]byte, bufferSize))
 		f.hashed += n
 		if err == nil && f.hashed < end {
 			err = io.ErrUnexpectedEOF
@@ -58,6 +59,9 @@ func (f *flight) judge() error {
 	return nil
 }
 
+// maxGenerations bounds how often a flight starts over: as many liars as there may be in a row.
+const maxGenerations = 8
+
 // mismatch blames those whose bytes may be wrong. If nobody has had any of them, the flight starts over with the
 // sources that are left; it is the calling stream that then finds everything missing. Called with mu held.
 func (f *flight) mismatch(got digest.Digest) error {
@@ -69,11 +73,19 @@ func (f *flight) mismatch(got digest.Digest) error {
 		src.Blame(err)
 		again = again || !src.Trusted()
 	}
-	if !again || f.given {
+	if !again || f.given || f.generation >= maxGenerations {
 		return fatal{fmt.Errorf("%w from %s", err, strings.Join(names, ", "))}
 	}
 	f.log.Info("blob starts over", "reason", err.Error(), "sources", names)
-	f.from, f.have, f.hashed = nil, nil, 0
+	if derr := f.spool.Discard(); derr != nil {
+		f.log.Error(derr, "let go of spool")
+	}
+	// Also the size is what the blamed ones said, and with it the spool.
+	if f.hold != nil {
+		f.hold.Stop()
+	}
+	f.holding = false
+	f.from, f.have, f.hashed, f.spool, f.size, f.startOver = nil, nil, 0, nil, -1, true
 	f.hasher.Reset()
 	return nil
 }
