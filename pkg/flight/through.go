@@ -22,7 +22,7 @@ func Through(ctx context.Context, dgst digest.Digest, src Source) (*Passage, err
 	return &Passage{in: in, src: src, dgst: dgst, hasher: dgst.Algorithm().Hash()}, nil
 }
 
-// Passage is a blob that is read from its source while it is copied. It can be copied once, whole.
+// Passage is a blob that is read from its source while it is copied. It can be copied once, from its start.
 type Passage struct {
 	in     Stream
 	src    Source
@@ -66,10 +66,14 @@ func (p *Passage) Ready(_ context.Context, off int64) error {
 	return nil
 }
 
-// CopyRange implements content.Blob, for the whole blob and once.
+// CopyRange implements content.Blob, once and from the start. What is not the whole is not verified, and does not
+// have the blob's end.
 func (p *Passage) CopyRange(ctx context.Context, w io.Writer, off, n int64) (int64, error) {
-	if off != 0 || n != p.Size() || p.copied {
-		return 0, errors.New("a blob that passes through is read once and whole")
+	if off != 0 || n > p.Size() || p.copied {
+		return 0, errors.New("a blob that passes through is read once, from its start")
+	}
+	if n < p.Size() {
+		w = &prefixWriter{w, n}
 	}
 	if err := p.Ready(ctx, 0); err != nil {
 		return 0, err
@@ -78,34 +82,54 @@ func (p *Passage) CopyRange(ctx context.Context, w io.Writer, off, n int64) (int
 	// What is held moves along in front of what is read: written out only when as much has come after it.
 	var (
 		written int64
+		size    = p.Size()
 		read    = int64(len(p.held))
 		buf     = make([]byte, bufferSize)
 	)
-	for read < n {
-		m, err := p.in.Read(buf[:min(bufferSize, n-read)])
+	for read < size && written < n {
+		m, err := p.in.Read(buf[:min(bufferSize, size-read)])
 		read += int64(m)
 		_, _ = p.hasher.Write(buf[:m])
 		p.held = append(p.held, buf[:m]...)
 		if out := len(p.held) - withheld; out > 0 {
 			o, werr := w.Write(p.held[:out])
-			written += int64(o)
+			written = min(written+int64(o), n)
 			if werr != nil {
 				return written, werr
 			}
 			p.held = append(p.held[:0], p.held[out:]...)
 		}
-		if err != nil && read < n {
+		if err != nil && read < size {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
 			return written, fmt.Errorf("%s: %w", p.src, err)
 		}
 	}
+	if written == n {
+		return n, nil
+	}
 	if err := p.judge(); err != nil {
 		return written, err
 	}
 	m, err := w.Write(p.held)
-	return written + int64(m), err
+	return min(written+int64(m), n), err
+}
+
+// prefixWriter writes the first n bytes, and swallows the rest.
+type prefixWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (p *prefixWriter) Write(b []byte) (int, error) {
+	keep := min(int64(len(b)), p.n)
+	m, err := p.w.Write(b[:keep])
+	p.n -= int64(m)
+	if err != nil {
+		return m, err
+	}
+	return len(b), nil
 }
 
 func (p *Passage) judge() error {

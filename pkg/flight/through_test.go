@@ -25,6 +25,17 @@ func TestThrough(t *testing.T) {
 		if size == 0 {
 			continue
 		}
+		for _, n := range []int{1, size / 2, size - 1} {
+			p, err := flight.Through(t.Context(), digest.FromBytes(body), &origin{name: "a", body: body})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			if m, err := p.CopyRange(t.Context(), &got, 0, int64(n)); err != nil || m != int64(n) || !bytes.Equal(got.Bytes(), body[:n]) {
+				t.Errorf("first %d of %d bytes: got %d (%d), %v", n, size, got.Len(), m, err)
+			}
+			p.Close()
+		}
 		wrong := bytes.Clone(body)
 		wrong[0] ^= 1
 		p, err = flight.Through(t.Context(), digest.FromBytes(body), &origin{name: "a", body: wrong})
