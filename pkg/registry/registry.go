@@ -112,7 +112,7 @@ func (h *Handler) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 // answer broke off; the server then closes the connection short of the length that it had announced.
 func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		r := refuse(http.StatusMethodNotAllowed, reference.CodeUnsupported, "this registry is a mirror to pull from; %s is not supported", req.Method)
+		r := refuse(http.StatusMethodNotAllowed, reference.CodeUnsupported, "this registry is a mirror to pull from; %s is not supported", cut(req.Method))
 		r.header = http.Header{"Allow": {"GET, HEAD"}}
 		return r
 	}
@@ -190,12 +190,12 @@ func (h *Handler) record(w *response, req *http.Request, x *exchange, err error,
 		return
 	}
 	fields := []any{
-		"id", x.id, "method", req.Method, "endpoint", endpoint, "ref", x.ref.String(), "status", w.status,
-		"source", x.source, "bytes", w.content, "duration", took.Round(time.Microsecond).String(), "client", req.UserAgent(),
+		"id", x.id, "method", cut(req.Method), "endpoint", endpoint, "ref", x.ref.String(), "status", w.status,
+		"source", x.source, "bytes", w.content, "duration", took.Round(time.Microsecond).String(), "client", cut(req.UserAgent()),
 	}
 	switch {
 	case !x.named:
-		fields[7] = req.URL.EscapedPath()
+		fields[7] = cut(req.URL.EscapedPath())
 	case x.kind == reference.KindBase:
 		h.cfg.Log.V(1).Info("request", fields...)
 		return
@@ -211,6 +211,15 @@ func (h *Handler) record(w *response, req *http.Request, x *exchange, err error,
 		fields = append(fields, "stale", true)
 	}
 	h.cfg.Log.Info("request", fields...)
+}
+
+// cut shortens what a client may make as long as the headers may be, so that nobody fills the log's disk with it.
+func cut(s string) string {
+	const most = 256
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // requestID takes over a client's id if it is a sane one, so that its log and ours can be read together.
