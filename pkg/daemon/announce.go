@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 
 	"github.com/kioo-dev/kioo/pkg/content"
@@ -99,11 +97,8 @@ func (a *announcer) follow(ctx context.Context, store *containerd.Store) error {
 	defer feed.Close()
 	for {
 		change, err := feed.Next(ctx)
-		if errors.Is(err, ctx.Err()) {
-			return nil
-		}
 		if err != nil {
-			return fmt.Errorf("hear what containerd holds: %w", err)
+			return ignoreCancel(err) // It fails only with the context's error.
 		}
 		var add []discovery.Entry
 		for _, dgst := range change.Added {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -60,12 +61,16 @@ func (d *Daemon) openFleet() (*fleet, error) {
 	for _, k := range keys {
 		raw = append(raw, k[:])
 	}
+	identity := filepath.Join(d.cfg.DataDir, discoveryDir)
+	if err := os.MkdirAll(identity, 0o700); err != nil {
+		d.log.Info("no place to keep this member's identity, so that each start makes a new one", "reason", err.Error())
+	}
 	f.discovery, err = discovery.New(discovery.Config{
 		Keys:       raw,
 		Listen:     d.cfg.Discovery.Addrs(),
 		PeerAPI:    advertise,
 		Zone:       d.cfg.Peers.Zone,
-		DataDir:    filepath.Join(d.cfg.DataDir, discoveryDir),
+		DataDir:    identity,
 		Bootstrap:  bootstrap(d),
 		Log:        d.log.WithName("discovery"),
 		Registerer: d.metrics,

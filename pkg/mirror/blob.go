@@ -3,8 +3,10 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/flight"
@@ -20,7 +22,7 @@ func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool
 	if a, err := m.local.open(ctx, ref.Digest); err == nil {
 		return a, nil
 	}
-	key := ref.String()
+	key := "blob " + ref.String()
 	if err := m.failed(key); err != nil {
 		return nil, err
 	}
@@ -29,7 +31,18 @@ func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	a, err := m.arriving(ctx, ref, resumed, origin)
+	if err != nil {
+		m.remember(key, err)
+		return nil, err
+	}
+	return a, nil
+}
+
+// arriving answers with a blob that comes from elsewhere. The deadline for its first byte begins here.
+func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
+	deadline := time.Now().Add(m.cfg.AnswerWithin)
+	joining, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	size := int64(-1)
 	if known, ok := m.sizes.Get(ref.Digest); ok {
@@ -40,28 +53,53 @@ func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool
 	if m.cfg.Members != nil {
 		sources = []flight.Source{m.cfg.Members.Source(ref), registry}
 	}
-	reader, err := m.cfg.Flights.Join(ctx, ref.Digest, size, sources...)
+	reader, err := m.cfg.Flights.Join(joining, ref.Digest, size, sources...)
 	switch {
 	case err == nil:
-		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref}, Descriptor: describe(ref, reader)}, nil
+		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref, deadline: deadline}, Descriptor: describe(ref, reader)}, nil
 	case errors.Is(err, flight.ErrHeld):
 		return m.local.open(ctx, ref.Digest)
 	case errors.Is(err, content.ErrNoSpace) && !resumed:
-		return m.through(ref, registry, err)
+		return m.through(ctx, ref, registry, deadline, err)
+	case joining.Err() != nil && ctx.Err() == nil:
+		return nil, fmt.Errorf("no byte of %s within %v: %w", ref, m.cfg.AnswerWithin, err)
 	}
-	m.remember(key, err)
 	return nil, err
 }
 
-// through answers without a spool, for there is no room for one.
-func (m *Mirror) through(ref reference.Reference, src flight.Source, why error) (*Answer, error) {
+// through answers without a spool, for there is no room for one. What is read lives on the client's own context.
+func (m *Mirror) through(ctx context.Context, ref reference.Reference, src flight.Source, deadline time.Time, why error) (*Answer, error) {
 	m.cfg.Log.V(1).Info("blob passes through", "ref", ref.String(), "reason", why.Error())
-	passage, err := flight.Through(m.ctx, ref.Digest, src)
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(time.Until(deadline), cancel) // Until the first byte is there.
+	passage, err := flight.Through(ctx, ref.Digest, src)
 	if err != nil {
-		m.remember(ref.String(), err)
+		late.Stop()
+		cancel()
 		return nil, err
 	}
-	return &Answer{Blob: passage, Descriptor: describe(ref, passage)}, nil
+	return &Answer{Blob: &passing{Passage: passage, late: late, cancel: cancel}, Descriptor: describe(ref, passage)}, nil
+}
+
+// passing is a blob that passes through, and what bounds it.
+type passing struct {
+	*flight.Passage
+	late   *time.Timer
+	cancel context.CancelFunc
+}
+
+// Ready implements content.Arriving.
+func (p *passing) Ready(ctx context.Context, off int64) error {
+	err := p.Passage.Ready(ctx, off)
+	p.late.Stop()
+	return err
+}
+
+// Close implements io.Closer.
+func (p *passing) Close() error {
+	p.late.Stop()
+	defer p.cancel()
+	return p.Passage.Close()
 }
 
 func describe(ref reference.Reference, b content.Blob) ocispec.Descriptor {
@@ -73,11 +111,13 @@ func (m *Mirror) Stat(ctx context.Context, ref reference.Reference, origin upstr
 	if desc, source, err := m.local.Stat(ctx, ref, origin); err == nil {
 		return desc, source, nil
 	}
-	key := ref.String()
+	key := "stat " + ref.String()
 	if err := m.failed(key); err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
-	desc, err := share(ctx, m, "stat "+key, func(ctx context.Context) (ocispec.Descriptor, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
+	defer cancel()
+	desc, err := share(ctx, m, key, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := m.cfg.Upstream.StatBlob(ctx, ref.Repository, ref.Digest, origin)
 		if err != nil {
 			m.remember(key, err)
@@ -93,16 +133,20 @@ func broken(dgst digest.Digest) string { return "broken " + dgst.String() }
 // watched notes when a blob breaks off.
 type watched struct {
 	content.Arriving
-	m   *Mirror
-	ref reference.Reference
+	m        *Mirror
+	ref      reference.Reference
+	deadline time.Time // For the first byte.
 }
 
 // Ready implements content.Arriving.
 func (w *watched) Ready(ctx context.Context, off int64) error {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	waiting, cancel := context.WithDeadline(ctx, w.deadline)
 	defer cancel()
-	err := w.Arriving.Ready(ctx, off)
+	err := w.Arriving.Ready(waiting, off)
 	w.note(err)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("no byte of %s at %d within %v: %w", w.ref, off, w.m.cfg.AnswerWithin, err)
+	}
 	return err
 }
 
@@ -122,14 +166,14 @@ func (w *watched) note(err error) {
 
 // Tags answers a request for a page of a repository's tags.
 func (m *Mirror) Tags(ctx context.Context, repo reference.Repository, n int, last string, origin upstream.Origin) (upstream.TagList, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
 	return m.cfg.Upstream.Tags(ctx, repo, n, last, origin)
 }
 
 // Referrers answers a request for the manifests that refer to one, filtered by artifact type if that is not empty.
 func (m *Mirror) Referrers(ctx context.Context, ref reference.Reference, artifactType string, origin upstream.Origin) (ocispec.Index, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
 	got, err := m.cfg.Upstream.Referrers(ctx, ref.Repository, ref.Digest, artifactType, origin)
 	if err != nil {

@@ -21,8 +21,10 @@ const octetStream = "application/octet-stream"
 type Local struct {
 	// Held is asked in this order.
 	Held []Held
-	// Meanings is asked for what tags mean; the newest word counts.
-	Meanings []content.TagStore
+	// Keeper knows what tags mean by upstream's word. Nil knows none.
+	Keeper content.TagStore
+	// Runtime knows what tags mean by the word of those who pulled them.
+	Runtime []content.TagStore
 	// Blocked tells which registries are not answered for. Nil blocks none.
 	Blocked func(registry string) bool
 	Now     func() time.Time
@@ -67,24 +69,33 @@ func (l *Local) manifest(ctx context.Context, dgst digest.Digest) (*Answer, erro
 	if err != nil {
 		return nil, fmt.Errorf("read manifest %s: %w", dgst, err)
 	}
-	a.Descriptor.MediaType = content.ManifestType(body)
+	if a.Descriptor.MediaType = content.ManifestType(body); a.Descriptor.MediaType == "" {
+		return nil, fmt.Errorf("%s is held, but is no manifest: %w", dgst, content.ErrNotFound)
+	}
 	a.Blob = content.Bytes{Body: body, Type: a.Descriptor.MediaType}
 	return a, nil
 }
 
-// tag gives the newest of what the stores know of a tag.
-func (l *Local) tag(ctx context.Context, ref reference.Reference) (newest content.Tag, err error) {
+// tag gives the newest of what the stores know of a tag. vouched says that it is upstream's word, and then Confirmed is
+// when that was heard; else it is when the runtime wrote its record.
+func (l *Local) tag(ctx context.Context, ref reference.Reference) (newest content.Tag, vouched bool, err error) {
 	err = fmt.Errorf("%s: %w", ref, content.ErrNotFound)
-	for _, s := range l.Meanings {
-		tag, terr := s.Tag(ctx, ref)
-		switch {
-		case terr == nil && (err != nil || tag.Confirmed.After(newest.Confirmed)):
-			newest, err = tag, nil
-		case terr != nil && err != nil && !errors.Is(terr, content.ErrNotFound):
-			err = fmt.Errorf("look up %s: %w", ref, terr)
+	var kept content.Tag
+	if l.Keeper != nil {
+		if kept, err = l.Keeper.Tag(ctx, ref); err == nil {
+			newest, vouched = kept, true
 		}
 	}
-	return newest, err
+	for _, s := range l.Runtime {
+		tag, terr := s.Tag(ctx, ref)
+		switch {
+		case terr != nil && err != nil && !errors.Is(terr, content.ErrNotFound):
+			err = fmt.Errorf("look up %s: %w", ref, terr)
+		case terr == nil && tag.Target.Digest != kept.Target.Digest && (err != nil || tag.Confirmed.After(newest.Confirmed)):
+			newest, vouched, err = tag, false, nil
+		}
+	}
+	return newest, vouched, err
 }
 
 // Manifest answers with a held manifest.
@@ -92,7 +103,7 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 	if ref.Digest != "" {
 		return l.manifest(ctx, ref.Digest)
 	}
-	tag, err := l.tag(ctx, ref)
+	tag, vouched, err := l.tag(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +111,7 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 	if err != nil {
 		return nil, err
 	}
-	a.Age = max(0, l.Now().Sub(tag.Confirmed))
+	a.Age, a.Stale = max(0, l.Now().Sub(tag.Confirmed)), !vouched
 	return a, nil
 }
 

@@ -95,23 +95,23 @@ func (m *Members) failed(member discovery.Member, ref reference.Reference, err e
 	m.log.Info("member passed over", "peer", member.ID.String(), "address", member.PeerAPI, "ref", ref.String(), "reason", err.Error())
 }
 
-// Tag asks up to three members that know a tag, and gives the newest answer.
-func (m *Members) Tag(ctx context.Context, ref reference.Reference) (content.Tag, error) {
+// Tag asks up to three members that know a tag, and gives the newest answer. vouched says that it is upstream's word,
+// and Confirmed when it was heard; else it is when that member pulled the image.
+func (m *Members) Tag(ctx context.Context, ref reference.Reference) (newest content.Tag, vouched bool, err error) {
 	found, err := m.finder.Providers(ctx, discovery.TagKey(ref.String()))
 	if err != nil {
-		return content.Tag{}, err
+		return content.Tag{}, false, err
 	}
 	var (
-		asked  sync.WaitGroup
-		mu     sync.Mutex
-		newest content.Tag
+		asked sync.WaitGroup
+		mu    sync.Mutex
 	)
 	for _, p := range found[:min(len(found), maxAsked)] {
 		if len(p.Member.PeerAPI) == 0 {
 			continue
 		}
 		asked.Go(func() {
-			desc, age, err := m.client.Tag(ctx, p.Member.PeerAPI[0], ref)
+			answer, err := m.client.Tag(ctx, p.Member.PeerAPI, ref)
 			if err != nil {
 				m.failed(p.Member, ref, err)
 				return
@@ -119,16 +119,16 @@ func (m *Members) Tag(ctx context.Context, ref reference.Reference) (content.Tag
 			mu.Lock()
 			defer mu.Unlock()
 			// By age, because members' clocks differ.
-			if confirmed := m.now().Add(-age); newest.Target.Digest == "" || confirmed.After(newest.Confirmed) {
-				newest = content.Tag{Target: desc, Confirmed: confirmed}
+			if confirmed := m.now().Add(-answer.Age); newest.Target.Digest == "" || confirmed.After(newest.Confirmed) {
+				newest, vouched = content.Tag{Target: answer.Target, Confirmed: confirmed}, answer.Vouched
 			}
 		})
 	}
 	asked.Wait() // The client's deadlines end it.
 	if newest.Target.Digest == "" {
-		return content.Tag{}, fmt.Errorf("%s at other members: %w", ref, content.ErrNotFound)
+		return content.Tag{}, false, fmt.Errorf("%s at other members: %w", ref, content.ErrNotFound)
 	}
-	return newest, nil
+	return newest, vouched, nil
 }
 
 // Manifest gets a manifest by digest, verified.
@@ -137,8 +137,10 @@ func (m *Members) Manifest(ctx context.Context, ref reference.Reference) (ocispe
 	if err != nil {
 		return ocispec.Descriptor{}, nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, openWithin)
+	defer cancel()
 	won, err := race(ctx, members, func(ctx context.Context, member discovery.Member) (fetched, error) {
-		desc, body, err := m.client.Manifest(ctx, member.PeerAPI[0], ref)
+		desc, body, err := m.client.Manifest(ctx, member.PeerAPI, ref)
 		if err != nil {
 			m.failed(member, ref, err)
 		}

@@ -250,14 +250,14 @@ func TestNewestTagCounts(t *testing.T) {
 	tag := reference.Reference{Repository: ref.Repository, Tag: "v1"}
 	w := newTown(t)
 	m := w.open(t)
-	if _, err := m.Tag(t.Context(), tag); !errors.Is(err, content.ErrNotFound) {
+	if _, _, err := m.Tag(t.Context(), tag); !errors.Is(err, content.ErrNotFound) {
 		t.Errorf("nobody knows it: %v", err)
 	}
 	w.add(t, "0", says(old, "500"))
 	w.add(t, "1", says(young, "20"))
 	w.add(t, "2", lacks)
-	got, err := m.Tag(t.Context(), tag)
-	if err != nil || got.Target.Digest != young || time.Since(got.Confirmed).Round(10*time.Second) != 20*time.Second {
+	got, vouched, err := m.Tag(t.Context(), tag)
+	if err != nil || !vouched || got.Target.Digest != young || time.Since(got.Confirmed).Round(10*time.Second) != 20*time.Second {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

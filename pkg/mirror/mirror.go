@@ -31,9 +31,6 @@ var ErrBlocked = errors.New("registry is blocked by configuration")
 var ErrProbe = errors.New("the request has reached the mirror, which is all that it was for")
 
 const (
-	// answerWithin is how long a client waits for the first byte of an answer before it is told to go elsewhere.
-	// containerd from 2.3 on gives a mirror 30 seconds, earlier ones wait for ever.
-	answerWithin = 20 * time.Second
 	// confirmWithin is how long upstream may take to confirm a tag when somebody else could answer for it.
 	confirmWithin = 4 * time.Second
 	// maxInMemory is how many manifests are answered from memory, and largestInMemory how large these are at most: a
@@ -53,6 +50,8 @@ type Keeper interface {
 	SetTag(ctx context.Context, ref reference.Reference, tag content.Tag) error
 	// DeleteTag forgets it.
 	DeleteTag(ctx context.Context, ref reference.Reference) error
+	// Touch counts a use of content that was answered from memory.
+	Touch(dgst digest.Digest)
 }
 
 // Held is a store that answers first, and its name for logs and metrics.
@@ -86,6 +85,9 @@ type Config struct {
 	// FailedFor is how long a failed look-up is answered with the same failure, so that a client that retries in a
 	// loop does not reach upstream each time. Zero remembers nothing.
 	FailedFor time.Duration
+	// AnswerWithin is how long a client waits for the first byte of an answer before it is told to go elsewhere. 20
+	// seconds by default: containerd from 2.3 on gives a mirror 30 seconds, earlier ones wait for ever.
+	AnswerWithin time.Duration
 	// StaleIfError answers with the last known meaning of a tag while upstream can't be asked.
 	StaleIfError bool
 
@@ -115,11 +117,13 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.AnswerWithin == 0 {
+		cfg.AnswerWithin = 20 * time.Second
+	}
 	if cfg.Mutable == nil {
 		cfg.Mutable = func(reference.Reference) bool { return false }
 	}
-	tags := append([]content.TagStore{cfg.Keeper}, cfg.Tags...)
-	m := &Mirror{cfg: cfg, local: &Local{Held: cfg.Held, Meanings: tags, Blocked: cfg.Blocked, Now: cfg.Now}}
+	m := &Mirror{cfg: cfg, local: &Local{Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Blocked: cfg.Blocked, Now: cfg.Now}}
 	var err error
 	if m.failures, err = lru.New[string, failure](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of failures: %w", err)
@@ -158,7 +162,8 @@ type Answer struct {
 	Source string
 	// Age is how long ago the tag was confirmed to mean this; zero for what was asked for by digest.
 	Age time.Duration
-	// Stale says that the tag could not be confirmed now, though it should have been.
+	// Stale says that the tag could not be confirmed now, though it should have been; or, of what this node tells
+	// other members, that it is not known when a registry last confirmed it.
 	Stale bool
 }
 
@@ -184,7 +189,7 @@ func share[T any](ctx context.Context, m *Mirror, key string, fn func(context.Co
 	done := make(chan result, 1)
 	m.running.Go(func() {
 		value, err, _ := m.shared.Do(key, func() (any, error) {
-			ctx, cancel := context.WithTimeout(m.ctx, answerWithin)
+			ctx, cancel := context.WithTimeout(m.ctx, m.cfg.AnswerWithin)
 			defer cancel()
 			return fn(ctx)
 		})
@@ -198,7 +203,7 @@ func share[T any](ctx context.Context, m *Mirror, key string, fn func(context.Co
 		}
 		return r.value.(T), nil
 	case <-ctx.Done():
-		return none, ctx.Err()
+		return none, fmt.Errorf("%s: no answer in time: %w", key, ctx.Err())
 	}
 }
 
@@ -223,6 +228,7 @@ func (m *Mirror) failed(key string) error {
 // remember notes a failure, but for those that say nothing of what was looked up.
 func (m *Mirror) remember(key string, err error) {
 	if m.cfg.FailedFor <= 0 || errors.Is(err, context.Canceled) || errors.Is(err, flight.ErrBusy) ||
+		errors.Is(err, flight.ErrAbandoned) || errors.Is(err, upstream.ErrBusy) ||
 		errors.Is(err, flight.ErrClosed) || errors.Is(err, flight.ErrHeld) || errors.Is(err, content.ErrNoSpace) ||
 		errors.Is(err, upstream.ErrLoop) {
 		return

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/flight"
@@ -88,7 +89,7 @@ func (s *membersSource) Blame(err error) {
 // Open implements flight.Source.
 func (s *membersSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
 	stream := &membersStream{source: s, ctx: ctx, pos: off, end: end}
-	if err := stream.reopen(); err != nil {
+	if err := stream.reopen(openWithin); err != nil {
 		return nil, err
 	}
 	return stream, nil
@@ -111,6 +112,13 @@ func (s *membersSource) untried(ctx context.Context) ([]discovery.Member, error)
 	return members, nil
 }
 
+// use notes a member that bytes have come from.
+func (s *membersSource) use(member discovery.Member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used[member.ID] = member
+}
+
 func (s *membersSource) fail(member discovery.Member, err error) {
 	s.mu.Lock()
 	s.failed[member.ID] = true
@@ -125,28 +133,40 @@ type membersStream struct {
 	pos    int64
 	end    int64 // Negative for the blob's end.
 	now    attempt[*peer.Stream]
+	cancel context.CancelFunc
+	// counted says that the member is noted as one that bytes have come from.
+	counted bool
 }
 
-// reopen starts to read from the fastest of the members that are left.
-func (s *membersStream) reopen() error {
-	members, err := s.source.untried(s.ctx)
+const (
+	// openWithin bounds how long all members together may take to begin, however many of them are silent: then it is
+	// upstream's turn.
+	openWithin = 2500 * time.Millisecond
+	// reopenWithin is the same when one of them has already cost its silence.
+	reopenWithin = time.Second
+)
+
+// reopen starts to read from the fastest of the members that are left, within a time.
+func (s *membersStream) reopen(within time.Duration) error {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer time.AfterFunc(within, cancel).Stop() // For the opening alone: what is opened lives on the same context.
+	members, err := s.source.untried(ctx)
 	if err != nil {
+		cancel()
 		return err
 	}
-	won, err := race(s.ctx, members, func(ctx context.Context, member discovery.Member) (*peer.Stream, error) {
-		in, err := s.source.members.client.Blob(ctx, member.PeerAPI[0], s.source.ref, s.pos, s.end)
+	won, err := race(ctx, members, func(ctx context.Context, member discovery.Member) (*peer.Stream, error) {
+		in, err := s.source.members.client.Blob(ctx, member.PeerAPI, s.source.ref, s.pos, s.end)
 		if err != nil && ctx.Err() == nil {
 			s.source.fail(member, err)
 		}
 		return in, err
 	}, func(late *peer.Stream) { late.Close() })
 	if err != nil {
+		cancel()
 		return fmt.Errorf("%s at other members: %w", s.source.ref, err)
 	}
-	s.now = won
-	s.source.mu.Lock()
-	s.source.used[won.member.ID] = won.member
-	s.source.mu.Unlock()
+	s.now, s.cancel, s.counted = won, cancel, false
 	return nil
 }
 
@@ -161,6 +181,10 @@ func (s *membersStream) Read(p []byte) (int, error) {
 	for {
 		n, err := s.now.value.Read(p)
 		s.pos += int64(n)
+		if n > 0 && !s.counted {
+			s.counted = true
+			s.source.use(s.now.member)
+		}
 		if err == io.EOF && s.pos < s.last() {
 			err = fmt.Errorf("%w: %w", peer.ErrDead, io.ErrUnexpectedEOF)
 		}
@@ -170,7 +194,7 @@ func (s *membersStream) Read(p []byte) (int, error) {
 		size := s.Size()
 		s.source.fail(s.now.member, err)
 		_ = s.Close() // It has failed already.
-		if rerr := s.reopen(); rerr != nil {
+		if rerr := s.reopen(reopenWithin); rerr != nil {
 			return n, fmt.Errorf("%w; before that: %w", rerr, err)
 		}
 		if s.Size() != size {
@@ -194,5 +218,6 @@ func (s *membersStream) last() int64 {
 func (s *membersStream) Close() error {
 	err := s.now.value.Close()
 	s.now.cancel()
+	s.cancel()
 	return err
 }

@@ -1,6 +1,7 @@
 package mirror_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +28,7 @@ func TestTagOrder(t *testing.T) {
 	for _, test := range []struct {
 		name         string
 		own, member  time.Duration // How long ago it was confirmed, or never.
+		runtime      bool          // What is known here is the runtime's word.
 		mutable      bool
 		upstreamDown bool
 		want         []byte
@@ -34,6 +36,8 @@ func TestTagOrder(t *testing.T) {
 	}{
 		{name: "fresh here", own: 0, member: 0, want: own},
 		{name: "fresh here, and moves", own: 0, member: 0, mutable: true, want: own},
+		{name: "just pulled", own: 0, member: never, runtime: true, want: registry, asked: true},
+		{name: "just pulled, upstream down", own: 0, member: never, runtime: true, upstreamDown: true, want: own, asked: true},
 		{name: "unknown here", own: never, member: time.Hour, want: member},
 		{name: "unknown everywhere", own: never, member: never, want: registry, asked: true},
 		{name: "old here, fresh at a member", own: time.Hour, member: 10 * time.Second, want: member},
@@ -68,13 +72,17 @@ func TestTagOrder(t *testing.T) {
 				})
 			}
 			tag := reference.Reference{Repository: ref.Repository, Tag: "v1"}
-			m, store := newMirror(t, w, remote.URL, test.mutable)
+			pulled := &records{}
+			m, store := newMirror(t, w, remote.URL, test.mutable, pulled)
 			if test.own != never {
 				desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(own), Size: int64(len(own))}
 				if err := store.Put(t.Context(), desc, own); err != nil {
 					t.Fatal(err)
 				}
-				if err := store.SetTag(t.Context(), tag, content.Tag{Target: desc, Confirmed: time.Now().Add(-test.own)}); err != nil {
+				known := content.Tag{Target: desc, Confirmed: time.Now().Add(-test.own)}
+				if test.runtime {
+					pulled.tag = &known
+				} else if err := store.SetTag(t.Context(), tag, known); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -98,8 +106,18 @@ func TestTagOrder(t *testing.T) {
 	}
 }
 
+// records is a runtime that knows one tag, or none.
+type records struct{ tag *content.Tag }
+
+func (r *records) Tag(context.Context, reference.Reference) (content.Tag, error) {
+	if r.tag == nil {
+		return content.Tag{}, content.ErrNotFound
+	}
+	return *r.tag, nil
+}
+
 // newMirror makes a mirror of a real store, the members of a town and a registry at a URL.
-func newMirror(t *testing.T, w *town, url string, mutable bool) (*mirror.Mirror, *cache.Cache) {
+func newMirror(t *testing.T, w *town, url string, mutable bool, pulled *records) (*mirror.Mirror, *cache.Cache) {
 	t.Helper()
 	store, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 1 << 20})
 	if err != nil {
@@ -113,7 +131,7 @@ func newMirror(t *testing.T, w *town, url string, mutable bool) (*mirror.Mirror,
 		t.Fatal(err)
 	}
 	m, err := mirror.New(mirror.Config{
-		Held: []mirror.Held{{Name: "cache", Store: store}}, Keeper: store, Members: w.open(t), Upstream: client,
+		Held: []mirror.Held{{Name: "cache", Store: store}}, Keeper: store, Tags: []content.TagStore{pulled}, Members: w.open(t), Upstream: client,
 		Mutable: func(reference.Reference) bool { return mutable }, FreshFor: time.Minute, FailedFor: time.Second, StaleIfError: true,
 	})
 	if err != nil {

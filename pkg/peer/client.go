@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
@@ -49,6 +50,7 @@ type ClientConfig struct {
 // Client asks other members for content. It is safe for concurrent use.
 type Client struct {
 	http     *http.Client
+	dialer   *dialer
 	progress time.Duration
 	received prometheus.Counter
 }
@@ -63,11 +65,13 @@ func NewClient(cfg ClientConfig) *Client {
 			*d.value = d.std
 		}
 	}
+	dialer := &dialer{net: net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}}
 	return &Client{
 		progress: cfg.Progress,
+		dialer:   dialer,
 		http: &http.Client{
 			Transport: &http.Transport{
-				DialContext:           (&net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}).DialContext,
+				DialContext:           dialer.dial,
 				TLSClientConfig:       cfg.Credentials.Client(),
 				TLSHandshakeTimeout:   cfg.Connect,
 				ResponseHeaderTimeout: cfg.FirstByte,
@@ -90,37 +94,55 @@ func NewClient(cfg ClientConfig) *Client {
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Tag asks a member what a tag means, and how long ago it heard so.
-func (c *Client) Tag(ctx context.Context, addr string, ref reference.Reference) (ocispec.Descriptor, time.Duration, error) {
-	resp, err := c.do(ctx, http.MethodHead, addr, ref, "manifests", "")
+// TagAnswer is what a member says of a tag.
+type TagAnswer struct {
+	Target ocispec.Descriptor
+	// Age is how long ago the tag was heard to mean this.
+	Age time.Duration
+	// Vouched says that a registry was heard, and not only a runtime that had pulled it.
+	Vouched bool
+}
+
+// Tag asks a member what a tag means. addrs are all that the member is reached by, as in all calls.
+func (c *Client) Tag(ctx context.Context, addrs []string, ref reference.Reference) (TagAnswer, error) {
+	resp, err := c.do(ctx, http.MethodHead, addrs, ref, "manifests", "")
 	if err != nil {
-		return ocispec.Descriptor{}, 0, err
+		return TagAnswer{}, err
 	}
 	resp.Body.Close()
 	dgst, err := reference.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
 	age, aerr := strconv.ParseInt(resp.Header.Get("Age"), 10, 32)
-	if err = errors.Join(err, aerr); err != nil || age < 0 || resp.ContentLength < 0 {
-		return ocispec.Descriptor{}, 0, fmt.Errorf("ask %s for %s: the answer makes no sense: %w", addr, ref, err)
+	if err = errors.Join(err, aerr); err == nil && (age < 0 || resp.ContentLength < 0) {
+		err = errors.New("a negative age or size")
 	}
-	desc := ocispec.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: dgst, Size: resp.ContentLength}
-	return desc, time.Duration(age) * time.Second, nil
+	if err != nil {
+		return TagAnswer{}, fmt.Errorf("ask %s for %s: the answer makes no sense: %w", addrs[0], ref, err)
+	}
+	return TagAnswer{
+		Target:  ocispec.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: dgst, Size: resp.ContentLength},
+		Age:     time.Duration(age) * time.Second,
+		Vouched: resp.Header.Get("Warning") == "",
+	}, nil
 }
 
 // Manifest gets a manifest by digest and verifies it.
-func (c *Client) Manifest(ctx context.Context, addr string, ref reference.Reference) (ocispec.Descriptor, []byte, error) {
-	resp, err := c.do(ctx, http.MethodGet, addr, ref, "manifests", "")
+func (c *Client) Manifest(ctx context.Context, addrs []string, ref reference.Reference) (ocispec.Descriptor, []byte, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "manifests", "")
 	if err != nil {
+		cancel(nil)
 		return ocispec.Descriptor{}, nil, err
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, content.MaxManifestBytes+1))
+	in := c.stream(ctx, cancel, resp, resp.ContentLength, ref.String()+" from "+addrs[0])
+	defer in.Close()
+	body, err := io.ReadAll(io.LimitReader(in, content.MaxManifestBytes+1))
 	switch {
 	case err != nil:
-		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: %w: %w", ref, addr, ErrDead, err)
+		return ocispec.Descriptor{}, nil, err
 	case len(body) > content.MaxManifestBytes:
-		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: larger than %d bytes", ref, addr, content.MaxManifestBytes)
+		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: larger than %d bytes", ref, addrs[0], content.MaxManifestBytes)
 	case ref.Digest.Algorithm().FromBytes(body) != ref.Digest:
-		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: %w", ref, addr, ErrWrongBytes)
+		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: %w", ref, addrs[0], ErrWrongBytes)
 	}
 	return ocispec.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: ref.Digest, Size: int64(len(body))}, body, nil
 }
@@ -130,7 +152,7 @@ var ErrWrongBytes = errors.New("member sent wrong bytes")
 
 // Blob starts to read a blob of a member at off, up to end, or to the blob's end if end is negative. The bytes are
 // not verified.
-func (c *Client) Blob(ctx context.Context, addr string, ref reference.Reference, off, end int64) (*Stream, error) {
+func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Reference, off, end int64) (*Stream, error) {
 	var want string
 	switch {
 	case end >= 0:
@@ -139,7 +161,7 @@ func (c *Client) Blob(ctx context.Context, addr string, ref reference.Reference,
 		want = fmt.Sprintf("bytes=%d-", off)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.do(ctx, http.MethodGet, addr, ref, "blobs", want)
+	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "blobs", want)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -148,33 +170,42 @@ func (c *Client) Blob(ctx context.Context, addr string, ref reference.Reference,
 	if err != nil {
 		resp.Body.Close()
 		cancel(nil)
-		return nil, fmt.Errorf("get %s from %s: %w", ref, addr, err)
+		return nil, fmt.Errorf("get %s from %s: %w", ref, addrs[0], err)
 	}
-	s := &Stream{body: resp.Body, size: size, cancel: cancel, ctx: ctx, progress: c.progress, received: c.received, what: ref.String() + " from " + addr}
-	s.timer = time.AfterFunc(c.progress, s.stall)
-	return s, nil
+	return c.stream(ctx, cancel, resp, size, ref.String()+" from "+addrs[0]), nil
+}
+
+// stream makes a body one that can't stand still.
+func (c *Client) stream(ctx context.Context, cancel context.CancelCauseFunc, resp *http.Response, size int64, what string) *Stream {
+	s := &Stream{body: resp.Body, size: size, cancel: cancel, ctx: ctx, progress: c.progress, received: c.received, what: what}
+	s.timer = time.AfterFunc(time.Hour, s.stall)
+	s.timer.Stop() // Each read starts it: what happens between two of them is not the member's fault.
+	return s
 }
 
 // do asks a member for something below a repository. An answer other than success is an error.
-func (c *Client) do(ctx context.Context, method, addr string, ref reference.Reference, kind, byteRange string) (*http.Response, error) {
+func (c *Client) do(ctx context.Context, method string, addrs []string, ref reference.Reference, kind, byteRange string) (*http.Response, error) {
 	u := url.URL{
-		Scheme: "https", Host: addr,
+		Scheme: "https", Host: addrs[0],
 		Path:     "/v2/" + ref.Path + "/" + kind + "/" + ref.Object(),
 		RawQuery: url.Values{"ns": {ref.Registry}}.Encode(),
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(c.dialer.others(ctx, addrs), method, u.String(), nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for %s: %w", addr, ref, err)
+		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err)
 	}
 	if byteRange != "" {
 		req.Header.Set("Range", byteRange)
 	}
 	resp, err := c.http.Do(req)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("ask %s for %s: %w", addr, ref, context.Cause(ctx))
-		}
-		return nil, fmt.Errorf("ask %s for %s: %w: %w", addr, ref, ErrDead, err)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, context.Cause(ctx))
+	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err) // It is this node that can't.
+	default:
+		return nil, fmt.Errorf("ask %s for %s: %w: %w", addrs[0], ref, ErrDead, err)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
@@ -186,10 +217,16 @@ func (c *Client) do(ctx context.Context, method, addr string, ref reference.Refe
 	default:
 		err = fmt.Errorf("status %d", resp.StatusCode)
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // So that the connection can be used again; if not, it is not.
+	// So that the connection can be used again. A body that does not come at once is not worth it.
+	give := time.AfterFunc(drainWithin, func() { resp.Body.Close() })
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
+	give.Stop()
 	resp.Body.Close()
-	return nil, fmt.Errorf("ask %s for %s: %w", addr, ref, err)
+	return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err)
 }
+
+// drainWithin is how long an error's body may take.
+const drainWithin = 100 * time.Millisecond
 
 // wholeSize gives the size of the whole blob that an answer is, or is a part of. It refuses answers to another range.
 func wholeSize(resp *http.Response, off, end int64) (int64, error) {

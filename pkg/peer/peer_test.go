@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 )
 
@@ -82,7 +84,7 @@ func TestBlob(t *testing.T) {
 	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds})
 	c := client(t, creds)
 	for _, r := range []struct{ off, end int64 }{{0, -1}, {5, -1}, {0, 10}, {999_990, 1_000_000}} {
-		s, err := c.Blob(t.Context(), addr, blobRef(body), r.off, r.end)
+		s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), r.off, r.end)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,10 +98,10 @@ func TestBlob(t *testing.T) {
 		}
 		s.Close()
 	}
-	if _, err := c.Blob(t.Context(), addr, blobRef([]byte("other")), 0, -1); !errors.Is(err, peer.ErrNotHeld) {
+	if _, err := c.Blob(t.Context(), []string{addr}, blobRef([]byte("other")), 0, -1); !errors.Is(err, peer.ErrNotHeld) {
 		t.Errorf("not held: %v", err)
 	}
-	if _, err := c.Blob(t.Context(), "127.0.0.1:1", blobRef(body), 0, -1); !errors.Is(err, peer.ErrDead) {
+	if _, err := c.Blob(t.Context(), []string{"127.0.0.1:1"}, blobRef(body), 0, -1); !errors.Is(err, peer.ErrDead) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
@@ -123,7 +125,7 @@ func TestKeys(t *testing.T) {
 	} {
 		body := []byte("blob")
 		addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: credentials(t, test.server...)})
-		s, err := client(t, credentials(t, test.client...)).Blob(t.Context(), addr, blobRef(body), 0, -1)
+		s, err := client(t, credentials(t, test.client...)).Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
 		if (err == nil) != test.works {
 			t.Errorf("server with %d keys, client with %d: %v", len(test.server), len(test.client), err)
 		}
@@ -175,7 +177,7 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	body := []byte("blob")
 	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds})
 	for range 5 {
-		s, err := client(t, creds).Blob(t.Context(), addr, blobRef(body), 0, -1)
+		s, err := client(t, creds).Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +197,7 @@ func TestStall(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	})})
-	s, err := client(t, creds).Blob(t.Context(), addr, blobRef(body), 0, -1)
+	s, err := client(t, creds).Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +229,7 @@ func TestAnswersThatLie(t *testing.T) {
 			w.WriteHeader(lie.status)
 			_, _ = w.Write(body[5:])
 		})})
-		if s, err := client(t, creds).Blob(t.Context(), addr, blobRef(body), 5, -1); err == nil {
+		if s, err := client(t, creds).Blob(t.Context(), []string{addr}, blobRef(body), 5, -1); err == nil {
 			s.Close()
 			t.Errorf("%+v was believed", lie)
 		}
@@ -252,15 +254,19 @@ func TestManifestAndTag(t *testing.T) {
 	c := client(t, creds)
 	tag := blobRef(body)
 	tag.Digest, tag.Tag = "", "v1"
-	desc, age, err := c.Tag(t.Context(), addr, tag)
-	if err != nil || age != 90*time.Second || desc.Digest != digest.FromBytes(body) || desc.MediaType != "application/test" || desc.Size != int64(len(body)) {
-		t.Errorf("tag: %+v, %v, %v", desc, age, err)
+	answer, err := c.Tag(t.Context(), []string{addr}, tag)
+	want := peer.TagAnswer{
+		Target: ocispec.Descriptor{MediaType: "application/test", Digest: digest.FromBytes(body), Size: int64(len(body))},
+		Age:    90 * time.Second, Vouched: true,
 	}
-	if _, got, err := c.Manifest(t.Context(), addr, blobRef(body)); err != nil || !bytes.Equal(got, body) {
+	if err != nil || !reflect.DeepEqual(answer, want) {
+		t.Errorf("tag: %+v, %v", answer, err)
+	}
+	if _, got, err := c.Manifest(t.Context(), []string{addr}, blobRef(body)); err != nil || !bytes.Equal(got, body) {
 		t.Errorf("manifest: %s, %v", got, err)
 	}
 	wrong = true
-	if _, _, err := c.Manifest(t.Context(), addr, blobRef(body)); !errors.Is(err, peer.ErrWrongBytes) {
+	if _, _, err := c.Manifest(t.Context(), []string{addr}, blobRef(body)); !errors.Is(err, peer.ErrWrongBytes) {
 		t.Errorf("wrong manifest: %v", err)
 	}
 }
@@ -279,7 +285,7 @@ func TestSlots(t *testing.T) {
 	var running sync.WaitGroup
 	for range 2 {
 		running.Go(func() {
-			s, err := c.Blob(t.Context(), addr, blobRef(body), 0, -1)
+			s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
 			if err != nil {
 				t.Errorf("in a slot: %v", err)
 				return
@@ -289,13 +295,13 @@ func TestSlots(t *testing.T) {
 		<-started
 	}
 	for range 3 { // One after the other: each waits in the queue for its tenth of a second.
-		if _, err := c.Blob(t.Context(), addr, blobRef(body), 0, -1); !errors.Is(err, peer.ErrBusy) {
+		if _, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1); !errors.Is(err, peer.ErrBusy) {
 			t.Errorf("without a slot: %v", err)
 		}
 	}
 	close(release)
 	running.Wait()
-	s, err := c.Blob(t.Context(), addr, blobRef(body), 0, -1)
+	s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
 	if err != nil {
 		t.Fatalf("with slots free again: %v", err)
 	}
@@ -309,7 +315,7 @@ func TestBandwidth(t *testing.T) {
 	c := client(t, creds)
 	began := time.Now()
 	for range 2 {
-		s, err := c.Blob(t.Context(), addr, blobRef(body), 0, -1)
+		s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,4 +353,76 @@ func TestKeyFiles(t *testing.T) {
 	if _, err := peer.LoadKeys([]string{filepath.Join(dir, "missing")}); err == nil {
 		t.Error("a missing file was read")
 	}
+}
+
+// TestManifestStalls has a member that stops in the middle of a manifest.
+func TestManifestStalls(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	addr := serve(t, peer.ServerConfig{Credentials: creds, Drain: time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		_, _ = w.Write([]byte("{"))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})})
+	if _, _, err := client(t, creds).Manifest(t.Context(), []string{addr}, blobRef([]byte("x"))); !errors.Is(err, peer.ErrDead) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestSlowReaderIsNotTheMembersFault takes its time before it reads.
+func TestSlowReaderIsNotTheMembersFault(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	s, err := client(t, creds).Blob(t.Context(), []string{serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds})}, blobRef(body), 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	time.Sleep(500 * time.Millisecond) // Longer than the client lets a member be silent.
+	if n, err := io.Copy(io.Discard, s); err != nil || n != int64(len(body)) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// TestSecondAddress has a member whose preferred address can't be reached, and one whose does not answer.
+func TestSecondAddress(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := []byte("blob")
+	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds})
+	c := client(t, creds)
+	for _, addrs := range [][]string{{"127.0.0.1:1", addr}, {"127.0.0.1:1", "127.0.0.1:2", addr}, {addr, "127.0.0.1:1"}} {
+		s, err := c.Blob(t.Context(), addrs, blobRef(body), 0, -1)
+		if err != nil {
+			t.Errorf("%v: %v", addrs, err)
+			continue
+		}
+		s.Close()
+	}
+	if _, err := c.Blob(t.Context(), []string{"127.0.0.1:1", "127.0.0.1:2"}, blobRef(body), 0, -1); !errors.Is(err, peer.ErrDead) {
+		t.Errorf("no address: %v", err)
+	}
+}
+
+// TestCapAndManyClients has as many uploads as there are slots under a tight cap: all move, and so none looks dead.
+func TestCapAndManyClients(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 48<<10)
+	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds, BytesPerSecond: 1 << 20})
+	c := peer.NewClient(peer.ClientConfig{Credentials: creds, Progress: time.Second})
+	t.Cleanup(c.Close)
+	var clients sync.WaitGroup
+	for range 32 {
+		clients.Go(func() {
+			s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close()
+			if n, err := io.Copy(io.Discard, s); err != nil || n != int64(len(body)) {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+		})
+	}
+	clients.Wait()
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -28,8 +29,12 @@ const (
 	maxHeaderBytes = 16 << 10
 	// queueWait is how long a request waits for a slot before it is sent elsewhere.
 	queueWait = 100 * time.Millisecond
-	// throttleStep is how many bytes are written at once under a bandwidth cap.
-	throttleStep = 64 << 10
+	// maxStep and minStep bound how many bytes are written at once under a bandwidth cap. With all slots taken, each
+	// upload's turn comes several times a second, so that none looks dead to its client.
+	maxStep = 64 << 10
+	minStep = 1 << 10
+	// writeTimeout is how long a client may take to accept one step.
+	writeTimeout = time.Minute
 )
 
 // ServerConfig is what a server needs.
@@ -38,7 +43,7 @@ type ServerConfig struct {
 	Handler http.Handler
 	// Credentials tell members from strangers.
 	Credentials *Credentials
-	// Slots is how many uploads there are at once. More share the link among more members; fewer finish each sooner.
+	// Slots is how many uploads of blobs there are at once. More share the link among more members; fewer finish each sooner.
 	// 32 by default.
 	Slots int
 	// Queue is how many requests may wait for a slot, for a tenth of a second each. More are refused at once, and
@@ -60,6 +65,7 @@ type Server struct {
 	slots   *semaphore.Weighted
 	waiting *semaphore.Weighted
 	limit   *rate.Limiter // Nil without a cap.
+	step    int           // Bytes written at once under a cap.
 	refused prometheus.Counter
 	sent    prometheus.Counter
 }
@@ -88,7 +94,8 @@ func NewServer(cfg ServerConfig) *Server {
 		}),
 	}
 	if cfg.BytesPerSecond > 0 {
-		s.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), max(throttleStep, int(min(cfg.BytesPerSecond/10, 1<<30))))
+		s.step = int(min(max(cfg.BytesPerSecond/int64(4*cfg.Slots), minStep), maxStep))
+		s.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), max(s.step, int(min(cfg.BytesPerSecond/10, 1<<30))))
 	}
 	s.http = &http.Server{
 		Handler:                      s,
@@ -112,6 +119,11 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w = &upload{ResponseWriter: w, ctx: r.Context(), limit: s.limit, step: s.step, sent: s.sent}
+	if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+		s.cfg.Handler.ServeHTTP(w, r) // Small answers need no slot: they tell where to get the large ones.
+		return
+	}
 	if !s.acquire(r.Context()) {
 		s.refused.Inc()
 		w.Header().Set("Retry-After", strconv.Itoa(1))
@@ -119,7 +131,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.slots.Release(1)
-	s.cfg.Handler.ServeHTTP(&upload{ResponseWriter: w, ctx: r.Context(), limit: s.limit, sent: s.sent}, r)
+	s.cfg.Handler.ServeHTTP(w, r)
 }
 
 func (s *Server) acquire(ctx context.Context) bool {
@@ -140,6 +152,7 @@ type upload struct {
 	http.ResponseWriter
 	ctx   context.Context
 	limit *rate.Limiter
+	step  int
 	sent  prometheus.Counter
 	buf   []byte
 }
@@ -152,10 +165,12 @@ func (u *upload) Write(p []byte) (written int, err error) {
 	for len(p) > 0 || written == 0 {
 		step := p
 		if u.limit != nil {
-			step = p[:min(len(p), throttleStep)]
+			step = p[:min(len(p), u.step)]
 			if err := u.limit.WaitN(u.ctx, len(step)); err != nil {
 				return written, fmt.Errorf("wait for bandwidth: %w", err)
 			}
+			// The deadline is for the client, not for our own cap. Test recorders have none.
+			_ = http.NewResponseController(u.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
 		}
 		n, err := u.ResponseWriter.Write(step)
 		written += n

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
+	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -253,6 +254,9 @@ func TestNoRoom(t *testing.T) {
 		}
 	}
 	s.get(t, path, "Range", "bytes=0-").expect(t, 206)
+	if g := s.get(t, path, "Range", "bytes=0-99").expect(t, 206); !bytes.Equal(g.body, body[:100]) {
+		t.Errorf("the first 100 bytes: %d bytes", len(g.body))
+	}
 	s.get(t, path, "Range", "bytes=100-").expectError(t, 404, "BLOB_UNKNOWN")
 	s.breakBlob(path, body, func(w http.ResponseWriter, _ *http.Request, _ int64, body []byte) bool {
 		wrong := bytes.Clone(body)
@@ -305,5 +309,52 @@ func TestHeaderBomb(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("status %d", resp.StatusCode)
+	}
+}
+
+// TestFirstByteDeadline has an upstream that is slow with the headers and slower with the first byte. The client has one
+// deadline for both.
+func TestFirstByteDeadline(t *testing.T) {
+	s := newStack(t, options{mirror: func(c *mirror.Config) { c.AnswerWithin = time.Second }})
+	body := pattern(half)
+	path := blobPath("org/app", s.remote.putBlob("org/app", body))
+	s.breakBlob(path, body, func(w http.ResponseWriter, r *http.Request, _ int64, body []byte) bool {
+		time.Sleep(700 * time.Millisecond)
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		return true
+	})
+	began := time.Now()
+	s.get(t, path).expectError(t, 404, "BLOB_UNKNOWN")
+	if took := time.Since(began); took > 1600*time.Millisecond {
+		t.Errorf("the answer took %v", took)
+	}
+}
+
+// TestOneKindOfMissIsNotAnother asks for a digest as a manifest first, which upstream lacks, and then as a blob.
+func TestOneKindOfMissIsNotAnother(t *testing.T) {
+	s := newStack(t, options{})
+	body := pattern(1000)
+	d := s.remote.putBlob("org/app", body)
+	s.do(t, http.MethodHead, "/v2/org/app/manifests/"+d.String()).expect(t, 404)
+	s.do(t, http.MethodHead, blobPath("org/app", d)).expect(t, 200)
+	s.get(t, blobPath("org/app", d)).expect(t, 200)
+	s.heldSoon(t, d)
+	// Held as a blob, it is still no manifest.
+	s.later(6 * time.Second)
+	s.get(t, "/v2/org/app/manifests/"+d.String()).expectError(t, 404, "MANIFEST_UNKNOWN")
+}
+
+// TestForeignManifestLies has another registry's manifest name a layer with a wrong size.
+func TestForeignManifestLies(t *testing.T) {
+	s := newStack(t, options{})
+	body := pattern(2 * half)
+	d := s.remote.putBlob("library/base", body)
+	evil := fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"digest":%q,"size":7},"layers":[{"digest":%q,"size":7}]}`, d, d)
+	s.remote.putManifest("evil/app", "v1", "application/vnd.oci.image.manifest.v1+json", []byte(evil))
+	s.get(t, "/v2/evil/app/manifests/v1?ns=evil.example.com").expect(t, 200)
+	if g := s.get(t, blobPath("library/base", d)).expect(t, 200); !bytes.Equal(g.body, body) {
+		t.Errorf("%d bytes that are not the blob", len(g.body))
 	}
 }
