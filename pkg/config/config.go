@@ -52,8 +52,9 @@ type Config struct {
 	Registries []Registry `yaml:"registries"`
 	// Credentials says who the mirror is towards upstream registries.
 	Credentials Credentials `yaml:"credentials"`
-	// Upstream bounds the waiting for upstream registries. What exceeds a bound counts as a failure of that
-	// endpoint, and the next one is asked. Clients give up on a mirror after half a minute, so keep the sum below it.
+	// Upstream bounds the waiting for upstream registries. What exceeds a bound counts as a failure of that endpoint,
+	// and the next one is asked. Clients give up on a mirror after half a minute, so it answers each within 20s
+	// whatever is set here: longer waits help only whoever asks again once the answer is there.
 	Upstream Upstream `yaml:"upstream"`
 	// Peers is what members of the fleet serve to each other, over mutual TLS.
 	Peers Peers `yaml:"peers"`
@@ -85,8 +86,9 @@ type Mirror struct {
 	// DefaultRegistry is the registry of requests that say none, by the query parameter ns or by a host before the
 	// repository's name. Empty refuses them, so that no name is ever taken for another's. Default: docker.io.
 	DefaultRegistry string `yaml:"defaultRegistry"`
-	// MaxConnections is how many clients' connections are open at once, over all addresses; more of them wait to be
-	// accepted. Each costs memory and a file descriptor, two of them while it reads a blob. Default: 2048.
+	// MaxConnections is how many clients' connections are open at once, over all addresses. One more closes the one
+	// that has been idle for longest, and is closed itself where none is idle. Each costs memory and a file descriptor,
+	// two of them while it reads a blob. Default: 2048.
 	MaxConnections int `yaml:"maxConnections"`
 	// MaxHops is how many mirrors a request may have come through, by its Via headers, before it is refused with
 	// status 508. More allow longer chains of caches; fewer notice loops of mirrors earlier. Default: 4.
@@ -156,7 +158,8 @@ type Upstream struct {
 	// ProgressTimeout bounds the wait for the next byte of a body. What stalls longer is taken up elsewhere, or again,
 	// at the byte where it stopped. Default: 10s.
 	ProgressTimeout time.Duration `yaml:"progressTimeout"`
-	// QueueTimeout bounds the wait for one of a registry's maxConcurrentRequests. Default: 30s.
+	// QueueTimeout bounds the wait for one of a registry's maxConcurrentRequests. Longer gets over longer crowds;
+	// shorter sends clients elsewhere sooner. Default: 10s.
 	QueueTimeout time.Duration `yaml:"queueTimeout"`
 	// Attempts is how often all endpoints are tried after connection errors, 5xx and 429. 1 never tries again; more
 	// get over longer hiccups, and keep a client longer from helping itself. Default: 3.
@@ -224,7 +227,8 @@ type Log struct {
 // Shutdown configures the end.
 type Shutdown struct {
 	// Timeout is how long responses under way may take to finish; what is left is then cut off, and clients
-	// take it up elsewhere. New connections are refused at once. Default: 30s.
+	// take it up elsewhere. New connections are refused at once. It should be shorter than what Kubernetes waits before
+	// it kills a pod, by default 30s. Default: 20s.
 	Timeout time.Duration `yaml:"timeout"`
 }
 
@@ -247,7 +251,7 @@ func Default() *Config {
 			ConnectTimeout:   5 * time.Second,
 			FirstByteTimeout: 10 * time.Second,
 			ProgressTimeout:  10 * time.Second,
-			QueueTimeout:     30 * time.Second,
+			QueueTimeout:     10 * time.Second,
 			Attempts:         3,
 			RetryWithin:      15 * time.Second,
 		},
@@ -258,7 +262,7 @@ func Default() *Config {
 			FreshFor: time.Minute, StaleIfError: true, NegativeFor: 5 * time.Second, Mutable: []string{"*:latest"},
 		},
 		Log:      Log{Level: "info", Format: "auto"},
-		Shutdown: Shutdown{Timeout: 30 * time.Second},
+		Shutdown: Shutdown{Timeout: 20 * time.Second},
 	}
 }
 

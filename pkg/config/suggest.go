@@ -4,8 +4,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-
-	"github.com/agnivade/levenshtein"
 )
 
 // maxNameLength is the length beyond which nothing is a misspelling of a field's name.
@@ -30,12 +28,37 @@ func closest(name string, names []string) string {
 	}
 	best, least := "", 0
 	for _, n := range names {
-		d := levenshtein.ComputeDistance(strings.ToLower(name), strings.ToLower(n))
+		d := distance(strings.ToLower(name), strings.ToLower(n))
 		if d <= max(1, min(len(name), len(n))/3) && (best == "" || d < least) {
 			best, least = n, d
 		}
 	}
 	return best
+}
+
+// distance is how many characters have to be inserted, deleted, replaced or swapped with their neighbour to make one
+// name of the other (optimal string alignment). Swapped letters are the commonest slip, so they count once.
+func distance(a, b string) int {
+	from, to := []rune(a), []rune(b)
+	rows := make([][]int, len(from)+1) // rows[i][j] is the distance between the first i of from and the first j of to.
+	for i := range rows {
+		rows[i] = make([]int, len(to)+1)
+		for j := range rows[i] {
+			if i == 0 || j == 0 {
+				rows[i][j] = i + j
+				continue
+			}
+			replaced := rows[i-1][j-1]
+			if from[i-1] != to[j-1] {
+				replaced++
+			}
+			rows[i][j] = min(replaced, rows[i-1][j]+1, rows[i][j-1]+1)
+			if i > 1 && j > 1 && from[i-1] == to[j-2] && from[i-2] == to[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(from)][len(to)]
 }
 
 // unknownField says what a field that a section does not have probably means: another field of it, else a field of
