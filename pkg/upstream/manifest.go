@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,20 +11,16 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// The media types of Docker's manifests, which the image specification only describes in words.
-const (
-	mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	mediaTypeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-)
-
 // acceptManifests asks for a manifest as it is stored: a registry must not convert it into another kind.
 var acceptManifests = strings.Join([]string{
-	ocispec.MediaTypeImageIndex, mediaTypeDockerList, ocispec.MediaTypeImageManifest, mediaTypeDockerManifest, "*/*;q=0.1",
+	ocispec.MediaTypeImageIndex, content.MediaTypeDockerManifestList,
+	ocispec.MediaTypeImageManifest, content.MediaTypeDockerManifest, "*/*;q=0.1",
 }, ", ")
 
 var (
@@ -109,30 +106,37 @@ func declaredType(contentType string) string {
 	return mediaType
 }
 
-// manifestType finds out what a manifest is. Pages of proxies that come with status 200 are no manifests.
-func manifestType(contentType string, body []byte) (string, error) {
-	var m struct {
-		MediaType string          `json:"mediaType"`
-		Manifests json.RawMessage `json:"manifests"`
-		Config    json.RawMessage `json:"config"`
+// lists says of the media types of manifests whether those of a kind list other manifests.
+func lists(mediaType string) (lists, known bool) {
+	switch mediaType {
+	case ocispec.MediaTypeImageIndex, content.MediaTypeDockerManifestList:
+		return true, true
+	case ocispec.MediaTypeImageManifest, content.MediaTypeDockerManifest:
+		return false, true
 	}
-	if err := json.Unmarshal(body, &m); err != nil {
+	return false, false
+}
+
+// manifestType finds out what a manifest is. What the registry says counts, unless the bytes say another kind or could
+// be taken for either (CVE-2021-41190). Pages of proxies that come with status 200 are no manifests.
+func manifestType(contentType string, body []byte) (string, error) {
+	if !json.Valid(body) {
 		return "", errNoManifest
 	}
-	declared := declaredType(contentType)
+	declared, judged := declaredType(contentType), content.ManifestType(bytes.TrimSpace(body))
+	list, known := lists(declared)
 	switch {
-	case declared != "":
-		return declared, nil
-	case m.MediaType != "":
-		if inside := declaredType(m.MediaType); inside != "" {
-			return inside, nil
+	case declared != "" && !known:
+		return declared, nil // Older than the image specification, or newer than this.
+	case judged == "":
+		return "", errNoManifest
+	case known:
+		if isList, _ := lists(judged); isList != list {
+			return "", fmt.Errorf("%w of the type %s that it should be, but %s", errNoManifest, declared, judged)
 		}
-	case m.Manifests != nil:
-		return ocispec.MediaTypeImageIndex, nil
-	case m.Config != nil:
-		return ocispec.MediaTypeImageManifest, nil
+		return declared, nil
 	}
-	return "", errNoManifest
+	return judged, nil
 }
 
 // Head asks what a tag or digest means. A registry that answers that nothing changed since known was seen costs

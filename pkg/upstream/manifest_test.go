@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,13 +21,19 @@ import (
 const indexBody = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
 
 func TestManifest(t *testing.T) {
-	const page = "<html>Please log in</html>"
+	const (
+		page       = "<html>Please log in</html>"
+		bareIndex  = `{"schemaVersion":2,"manifests":[]}`
+		bareImage  = `{"schemaVersion":2,"config":{},"layers":[]}`
+		eitherKind = `{"schemaVersion":2,"manifests":[],"config":{},"layers":[]}`
+	)
 	var (
 		dgst    = digest.FromString(indexBody)
 		dgst512 = digest.SHA512.FromString(indexBody)
 		none    digest.Digest
 		other   = digest.FromString("other").String()
 		index   = ocispec.MediaTypeImageIndex
+		image   = ocispec.MediaTypeImageManifest
 	)
 	tests := map[string]struct {
 		want              digest.Digest // Empty: by tag.
@@ -47,16 +54,24 @@ func TestManifest(t *testing.T) {
 		"by tag, header is nonsense": {contentType: index, body: indexBody, says: "md5:abc", mediaType: index, digest: dgst},
 		"type with parameter":        {contentType: index + "; charset=utf-8", body: indexBody, mediaType: index, digest: dgst},
 		"type from body":             {contentType: "text/plain", body: indexBody, mediaType: index, digest: dgst},
-		"type of an index":           {contentType: "application/json", body: `{"manifests":[]}`, mediaType: index, digest: digest.FromString(`{"manifests":[]}`)},
-		"type of an image":           {body: `{"config":{}}`, mediaType: ocispec.MediaTypeImageManifest, digest: digest.FromString(`{"config":{}}`)},
+		"type of an index":           {contentType: "application/json", body: bareIndex, mediaType: index, digest: digest.FromString(bareIndex)},
+		"type of an image":           {body: bareImage, mediaType: image, digest: digest.FromString(bareImage)},
+		"type unknown here":          {contentType: "a/b", body: `{"a":1}`, mediaType: "a/b", digest: digest.FromString(`{"a":1}`)},
+		"Docker's type":              {contentType: content.MediaTypeDockerManifest, body: bareImage, mediaType: content.MediaTypeDockerManifest},
+		"space before":               {contentType: index, body: "\n" + indexBody, mediaType: index, digest: digest.FromString("\n" + indexBody)},
+		"either kind":                {contentType: image, body: eitherKind, err: ErrInvalid},
+		"either kind, no type":       {body: eitherKind, err: ErrInvalid},
+		"an index as an image":       {contentType: image, body: bareIndex, err: ErrInvalid},
+		"an image as an index":       {contentType: content.MediaTypeDockerManifestList, body: bareImage, err: ErrInvalid},
+		"neither kind":               {contentType: image, body: `{}`, err: ErrInvalid},
 		"no type at all":             {body: `{}`, err: ErrInvalid},
 		"a page of a proxy":          {contentType: "text/html", body: page, err: ErrInvalid},
 		"a page that claims a lot":   {contentType: index, body: page, err: ErrInvalid},
 		"empty":                      {contentType: index, err: ErrInvalid},
 		"nested without end":         {contentType: index, body: strings.Repeat("[", 100_000), err: ErrInvalid},
 		"encoded":                    {contentType: index, body: "encoded", err: ErrInvalid},
-		"as large as allowed":        {contentType: index, body: `{}` + strings.Repeat(" ", 4<<20-2), mediaType: index, digest: none},
-		"too large":                  {contentType: index, body: `{}` + strings.Repeat(" ", 4<<20-1), err: ErrTooLarge},
+		"as large as allowed":        {contentType: index, body: indexBody + strings.Repeat(" ", 4<<20-len(indexBody)), mediaType: index, digest: none},
+		"too large":                  {contentType: index, body: indexBody + strings.Repeat(" ", 4<<20+1-len(indexBody)), err: ErrTooLarge},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -105,8 +105,7 @@ func TestRedirectIsRemembered(t *testing.T) {
 
 func TestRedirectRefused(t *testing.T) {
 	plain := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
-		w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
-		_, _ = w.Write([]byte(`{}`))
+		_, _ = w.Write([]byte(indexBody))
 	})
 	s := newServer(func(w http.ResponseWriter, r *http.Request, _ int) {
 		http.Redirect(w, r, plain.URL+"/?signature=s3cret", http.StatusTemporaryRedirect)
@@ -118,7 +117,7 @@ func TestRedirectRefused(t *testing.T) {
 	if !errors.Is(err, ErrInvalid) || strings.Contains(err.Error(), "s3cret") || len(plain.seen()) != 0 {
 		t.Errorf("by tag: got error %v after %d requests", err, len(plain.seen()))
 	}
-	byDigest := reference.Reference{Repository: repo, Digest: digest.FromString("{}")}
+	byDigest := reference.Reference{Repository: repo, Digest: digest.FromString(indexBody)}
 	if _, err := c.Manifest(t.Context(), byDigest, Origin{}); err != nil {
 		t.Errorf("by digest: %v", err)
 	}

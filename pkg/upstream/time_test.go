@@ -60,7 +60,7 @@ func TestRetries(t *testing.T) {
 	asks := func(d time.Duration) network {
 		return func(r *http.Request) (*http.Response, error) { return answer(r, 429, "", "Retry-After", date(d)), nil }
 	}
-	good := func(r *http.Request) (*http.Response, error) { return answer(r, 200, `{"config":{}}`), nil }
+	good := func(r *http.Request) (*http.Response, error) { return answer(r, 200, indexBody), nil }
 	tests := map[string]struct {
 		answers     []network // The last one repeats.
 		deadline    time.Duration
@@ -176,7 +176,7 @@ func TestDeadEndpoint(t *testing.T) {
 			<-r.Context().Done()
 			return nil, r.Context().Err()
 		}
-		return answer(r, 200, `{"config":{}}`), nil
+		return answer(r, 200, indexBody), nil
 	}, func(t *testing.T, c *Client) {
 		for i, want := range []struct {
 			asked int
@@ -228,7 +228,7 @@ func TestConcurrencyIsLimited(t *testing.T) {
 			running++
 			most = max(most, running)
 		}
-		return answer(r, 200, `{"config":{}}`), nil
+		return answer(r, 200, indexBody), nil
 	}, func(t *testing.T, c *Client) {
 		open := func(ctx context.Context) (*Blob, error) {
 			return c.Blob(ctx, repo, digest.FromString("data"), 0, -1, Origin{})
@@ -242,7 +242,7 @@ func TestConcurrencyIsLimited(t *testing.T) {
 			blobs = append(blobs, b)
 		}
 		start := time.Now()
-		if _, err := open(t.Context()); !errors.Is(err, ErrBusy) || !errors.Is(err, ErrUnavailable) || time.Since(start) != 30*time.Second {
+		if _, err := open(t.Context()); !errors.Is(err, ErrBusy) || !errors.Is(err, ErrUnavailable) || time.Since(start) != 10*time.Second {
 			t.Errorf("got error %v after %v", err, time.Since(start))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -75,7 +76,7 @@ type Timeouts struct {
 	FirstByte time.Duration
 	// Progress is how long a body may stay silent before it counts as broken. Default 10 s.
 	Progress time.Duration
-	// Queue bounds the wait for one of MaxConcurrent. Default 30 s.
+	// Queue bounds the wait for one of MaxConcurrent. Default 10 s.
 	Queue time.Duration
 }
 
@@ -195,7 +196,7 @@ func (c *Config) complete() error {
 		{"Timeouts.Connect", &c.Timeouts.Connect, 5 * time.Second},
 		{"Timeouts.FirstByte", &c.Timeouts.FirstByte, 10 * time.Second},
 		{"Timeouts.Progress", &c.Timeouts.Progress, 10 * time.Second},
-		{"Timeouts.Queue", &c.Timeouts.Queue, 30 * time.Second},
+		{"Timeouts.Queue", &c.Timeouts.Queue, 10 * time.Second},
 		{"Retries.Base", &c.Retries.Base, 200 * time.Millisecond},
 		{"Retries.Max", &c.Retries.Max, 10 * time.Second},
 		{"Retries.Within", &c.Retries.Within, 15 * time.Second},
@@ -205,7 +206,7 @@ func (c *Config) complete() error {
 	errs = append(errs,
 		orDefault("MaxConcurrent", &c.MaxConcurrent, 32),
 		orDefault("Retries.Attempts", &c.Retries.Attempts, 3),
-		orDefault("MaxManifestBytes", &c.MaxManifestBytes, 4<<20))
+		orDefault("MaxManifestBytes", &c.MaxManifestBytes, content.MaxManifestBytes))
 	return errors.Join(errs...)
 }
 
