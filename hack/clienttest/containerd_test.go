@@ -210,7 +210,7 @@ func TestContainerdReferrers(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.fetch(t.Context(), t, store, name, signatures[0])
-		checkArtifact(t.Context(), t, store, n.image.signature)
+		checkArtifact(t.Context(), t, store, n.image.signature.Descriptor)
 		r.requests.check(t, n.host)
 	})
 }

@@ -107,8 +107,14 @@ type fixture struct {
 	manifests []v1.Descriptor // of linux/amd64 and linux/arm64
 	blobs     []v1.Descriptor // of all platforms
 	amd64     []v1.Descriptor // of linux/amd64 alone
-	signature v1.Descriptor
-	sbom      v1.Descriptor
+	signature artifact
+	sbom      artifact
+}
+
+// artifact is an artifact's manifest and what it consists of.
+type artifact struct {
+	v1.Descriptor
+	blobs []v1.Descriptor
 }
 
 func pushFixture(t *testing.T, up *registrytest.Registry) fixture {
@@ -151,20 +157,20 @@ func blobsOf(t *testing.T, img v1.Image) []v1.Descriptor {
 	return append([]v1.Descriptor{manifest.Config}, manifest.Layers...)
 }
 
-func pushArtifact(t *testing.T, up *registrytest.Registry, artifactType string, subject v1.Descriptor) v1.Descriptor {
+func pushArtifact(t *testing.T, up *registrytest.Registry, artifactType string, subject v1.Descriptor) artifact {
 	t.Helper()
-	artifact, err := registrytest.NewArtifact(artifactType, subject, []byte("the payload of "+artifactType))
+	img, err := registrytest.NewArtifact(artifactType, subject, []byte("the payload of "+artifactType))
 	if err != nil {
 		t.Fatal(err)
 	}
-	desc, err := partial.Descriptor(artifact)
+	desc, err := partial.Descriptor(img)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := up.Push(t.Context(), repository+"@"+desc.Digest.String(), artifact); err != nil {
+	if _, err := up.Push(t.Context(), repository+"@"+desc.Digest.String(), img); err != nil {
 		t.Fatal(err)
 	}
-	return *desc
+	return artifact{*desc, blobsOf(t, img)}
 }
 
 // checkOnce fails if upstream has sent one of these blobs more or less than once, or in more than one request.

@@ -99,6 +99,23 @@ func TestSkopeo(t *testing.T) {
 			checkDir(t, dir, &n.image.manifests[0], n.image.amd64)
 			n.checkNothingAsked(t)
 		})
+		t.Run("what refers to it", func(t *testing.T) {
+			n.upstream.Forget()
+			all := slices.Clone(n.image.signature.blobs)
+			for _, blob := range n.image.sbom.blobs { // The configurations are the same.
+				if !slices.ContainsFunc(all, func(d v1.Descriptor) bool { return d.Digest == blob.Digest }) {
+					all = append(all, blob)
+				}
+			}
+			n.pullTwice(t, all, func(t *testing.T) {
+				for _, artifact := range []artifact{n.image.signature, n.image.sbom} {
+					dir := t.TempDir()
+					source := "docker://" + pathForm(n.host, "@"+artifact.Digest.String())
+					skopeo(t, "copy", "--src-tls-verify=false", source, "dir:"+dir)
+					checkDir(t, dir, &artifact.Descriptor, artifact.blobs)
+				}
+			})
+		})
 		t.Run("tags", func(t *testing.T) {
 			var list struct{ Tags []string }
 			out := skopeo(t, "list-tags", "--tls-verify=false", "docker://"+pathForm(n.host, ""))

@@ -88,7 +88,8 @@ func Start(ctx context.Context, program, dir string, cfg *config.Config) (*Kioo,
 // Close ends Kioo as Kubernetes does, and says so if it did not end well.
 func (k *Kioo) Close() error { return k.Stop(stopTime) }
 
-// Verify runs kioo verify on the same configuration and returns what it printed. The mirror must not run.
+// Verify runs kioo verify on the same configuration and returns what it printed. The
+// mirror may run meanwhile.
 func (k *Kioo) Verify(ctx context.Context, program string) (string, error) {
 	out, err := exec.CommandContext(ctx, program, "verify", "--config", k.File).CombinedOutput()
 	if err != nil {

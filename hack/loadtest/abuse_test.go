@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,11 +21,11 @@ import (
 )
 
 const (
-	idle       = 10_000
-	loris      = 3_000 // More than the 2048 connections that the default configuration allows.
-	stalled    = 300
-	bombs      = 64
-	headerTime = 10 * time.Second // How long Kioo waits for headers.
+	idle        = 10_000
+	loris       = 3_000 // More than the 2048 connections that the default configuration allows.
+	stalled     = 300
+	bombs       = 64
+	requestTime = 10 * time.Second // How long Kioo waits for headers, and for bodies.
 )
 
 // victim runs Kioo with its default bounds, under a watch of its memory, and lets it hold a blob.
@@ -71,12 +73,15 @@ func dial(t *testing.T, host string, n int) []*net.TCPConn {
 	return conns
 }
 
-// needFiles skips a test that needs more open files than the system gives.
+// needFiles skips a test that needs more open files than the system gives. CI must give them.
 func needFiles(t *testing.T, n uint64) {
 	t.Helper()
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
+	}
+	if limit.Cur < n && os.Getenv("CI") == "true" {
+		t.Fatalf("CI must allow %d open files, not just %d: ulimit -n", n, limit.Cur)
 	}
 	if limit.Cur < n {
 		t.Skipf("needs %d open files, %d are allowed", n, limit.Cur)
@@ -102,15 +107,24 @@ func TestIdleConnections(t *testing.T) {
 	}
 }
 
-// TestSlowLoris opens more connections than Kioo keeps, and sends headers on them that never end, a byte at a time.
+// TestSlowLoris opens more connections than Kioo keeps, and sends requests on them that never end, a byte at a time.
 func TestSlowLoris(t *testing.T) {
+	for name, request := range map[string]string{
+		"headers": "GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+		"body":    "POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) { slowLoris(t, request) })
+	}
+}
+
+func slowLoris(t *testing.T, request string) {
 	needFiles(t, loris+1000)
 	kioo, blob := victim(t, 1_000_000)
 	conns := dial(t, kioo.Host, loris)
 	for _, conn := range conns {
-		_, _ = fmt.Fprintf(conn, "GET /v2/ HTTP/1.1\r\nHost: %s\r\nX-Slow: ", kioo.Host) // Closed ones don't matter.
+		_, _ = io.WriteString(conn, request) // Closed ones don't matter.
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), headerTime+5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), requestTime+5*time.Second)
 	defer cancel()
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -132,7 +146,7 @@ func TestSlowLoris(t *testing.T) {
 		}
 		drain(conn)
 		if time.Now().After(deadline) {
-			t.Fatalf("connection %d is still open after %v", i, headerTime+5*time.Second)
+			t.Fatalf("connection %d is still open after %v", i, requestTime+5*time.Second)
 		}
 	}
 }
@@ -166,7 +180,7 @@ func TestHeaderBombs(t *testing.T) {
 			var group errgroup.Group
 			for i, conn := range dial(t, kioo.Host, bombs) {
 				group.Go(func() error {
-					if err := conn.SetDeadline(time.Now().Add(headerTime + maxWait)); err != nil {
+					if err := conn.SetDeadline(time.Now().Add(requestTime + maxWait)); err != nil {
 						return err
 					}
 					return throw(i, conn, bomb)
