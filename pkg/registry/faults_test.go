@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -210,39 +209,6 @@ func TestMismatchIsNotRememberedForWholes(t *testing.T) {
 	}
 }
 
-// TestOnce has many clients for a blob at once, in ranges too, and one that leaves: each byte is asked for once.
-func TestOnce(t *testing.T) {
-	s := newStack(t, options{})
-	body := pattern(32 << 20)
-	d := s.remote.putBlob("org/app", body)
-	path := blobPath("org/app", d)
-	var group sync.WaitGroup
-	for i := range 20 {
-		group.Go(func() {
-			off := (i % 4) * len(body) / 5
-			g := s.get(t, path, "Range", fmt.Sprintf("bytes=%d-", off))
-			if g.status != 206 || g.err != nil || !bytes.Equal(g.body, body[off:]) {
-				t.Errorf("client %d: %d, %d bytes, %v", i, g.status, len(g.body), g.err)
-			}
-		})
-	}
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
-	if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
-		t.Error(err)
-	}
-	conn.Close()
-	group.Wait()
-	s.remote.mu.Lock()
-	defer s.remote.mu.Unlock()
-	if s.remote.sent > int64(len(body))*3/2 { // A stream that another cuts short has up to some MiB on the way.
-		t.Errorf("upstream sent %d bytes for a blob of %d", s.remote.sent, len(body))
-	}
-}
-
 // TestNoRoom shows that a blob which can't be kept, nor spooled, is passed through, verified all the same.
 func TestNoRoom(t *testing.T) {
 	s := newStack(t, options{cacheConfig: cache.Config{MaxBytes: 1 << 20}})
@@ -312,8 +278,8 @@ func TestHeaderBomb(t *testing.T) {
 	}
 }
 
-// TestFirstByteDeadline has an upstream that is slow with the headers and slower with the first byte. The client has one
-// deadline for both.
+// TestFirstByteDeadline has an upstream that is slow with the headers and slower with the first byte. The client has
+// one deadline for both.
 func TestFirstByteDeadline(t *testing.T) {
 	s := newStack(t, options{mirror: func(c *mirror.Config) { c.AnswerWithin = time.Second }})
 	body := pattern(half)

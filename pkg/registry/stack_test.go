@@ -25,6 +25,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 )
 
@@ -47,9 +48,16 @@ type remote struct {
 	around func(w http.ResponseWriter, r *http.Request) bool
 }
 
-func newRemote(t *testing.T) *remote {
+func newRemote(t *testing.T, accepted func(net.Conn)) *remote {
 	r := &remote{manifests: map[string][]byte{}, types: map[string]string{}, blobs: map[string][]byte{}, counts: map[string]int{}}
-	r.Server = httptest.NewServer(r)
+	r.Server = httptest.NewUnstartedServer(r)
+	r.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		if accepted != nil {
+			accepted(conn)
+		}
+		return ctx
+	}
+	r.Start()
 	t.Cleanup(r.Server.Close)
 	return r
 }
@@ -187,11 +195,13 @@ type options struct {
 	registry    func(*registry.Config)
 	connections int
 	impatient   bool // Upstream has little time, so that tests of silence don't last.
+	metrics     prometheus.Registerer
+	accepted    func(net.Conn) // What becomes of connections to the remote.
 }
 
 func newStack(t *testing.T, o options) *stack {
 	t.Helper()
-	s := &stack{remote: newRemote(t)}
+	s := &stack{remote: newRemote(t, o.accepted)}
 	began := time.Now()
 	s.now = func() time.Time { // It stands still until a test moves it.
 		s.mu.Lock()
@@ -199,7 +209,13 @@ func newStack(t *testing.T, o options) *stack {
 		return began.Add(s.offset)
 	}
 	log := logr.Discard()
-	o.cacheConfig.Dir, o.cacheConfig.Log = t.TempDir(), log
+	if o.cacheConfig.Dir == "" {
+		o.cacheConfig.Dir = t.TempDir()
+	}
+	if o.cacheConfig.Log.GetSink() == nil {
+		o.cacheConfig.Log = log
+	}
+	o.cacheConfig.Registerer = o.metrics
 	if o.cacheConfig.MaxBytes == 0 {
 		o.cacheConfig.MaxBytes = 1 << 30
 	}
@@ -217,7 +233,7 @@ func newStack(t *testing.T, o options) *stack {
 		},
 		Timeouts: timeouts,
 		Retries:  upstream.Retries{Attempts: 2, Base: 10 * time.Millisecond, Within: 2 * time.Second},
-		Log:      log,
+		Log:      log, Registerer: o.metrics,
 	})
 	if err != nil {
 		t.Fatal(err)
