@@ -3,12 +3,10 @@ package cache_test
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,39 +20,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
-
-// smallDisk mounts a file system of 8 MiB.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m,mode=700")
-	if errors.Is(err, fs.ErrPermission) {
-		t.Skipf("only root can mount a small disk: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	return dir
-}
-
-// fill takes what the disk has left, but for some bytes.
-func fill(t *testing.T, disk string, but int) string {
-	t.Helper()
-	var stat syscall.Statfs_t
-	if err := syscall.Statfs(disk, &stat); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(disk, "others")
-	if err := os.WriteFile(path, make([]byte, int(stat.Bavail)*int(stat.Bsize)-but), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 // recorder is a log that can be read.
 type recorder struct {
@@ -94,7 +59,7 @@ func checkDisabled(t *testing.T, registry *prometheus.Registry, want string) {
 
 // TestFullDisk has a disk run full under the cache, and get room again.
 func TestFullDisk(t *testing.T) {
-	disk := smallDisk(t)
+	disk := contenttest.SmallDisk(t)
 	synctest.Test(t, func(t *testing.T) {
 		var log recorder
 		registry := prometheus.NewRegistry()
@@ -103,7 +68,7 @@ func TestFullDisk(t *testing.T) {
 		})
 		go func() { _ = c.Run(t.Context()) }()
 		first := put(t, c, "", contenttest.Body(1, 1<<20))
-		others := fill(t, disk, 100_000)
+		others := contenttest.Fill(t, disk, 100_000)
 
 		checkDisabled(t, registry, "0")
 		for range 5 {
@@ -151,12 +116,12 @@ func TestFullDisk(t *testing.T) {
 
 // TestFullDiskEvicts has others fill the disk while the cache is far from its own bound: it gives way.
 func TestFullDiskEvicts(t *testing.T) {
-	disk := smallDisk(t)
+	disk := contenttest.SmallDisk(t)
 	registry := prometheus.NewRegistry()
 	c := openCache(t, cache.Config{Dir: filepath.Join(disk, "cache"), MaxBytes: 1 << 30, Registerer: registry})
 	old := put(t, c, "", contenttest.Body(1, 2<<20))
 	used := put(t, c, "", contenttest.Body(2, 2<<20))
-	fill(t, disk, 100_000)
+	contenttest.Fill(t, disk, 100_000)
 	newest := ingest(t, c, "", contenttest.Body(3, 2<<20))
 	if holds(t, c, old) || !holds(t, c, used) || !holds(t, c, newest) {
 		t.Error("not the least recently used blob made room")
@@ -166,7 +131,7 @@ func TestFullDiskEvicts(t *testing.T) {
 
 // TestFullDiskMidway writes into an ingest whose space the file system did not really promise.
 func TestFullDiskMidway(t *testing.T) {
-	disk := smallDisk(t)
+	disk := contenttest.SmallDisk(t)
 	registry := prometheus.NewRegistry()
 	c := openCache(t, cache.Config{Dir: filepath.Join(disk, "cache"), MaxBytes: 1 << 30, Registerer: registry})
 	body := contenttest.Body(1, 3<<20)
@@ -187,7 +152,7 @@ func TestFullDiskMidway(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	fill(t, disk, 100_000)
+	contenttest.Fill(t, disk, 100_000)
 	if n, err := i.WriteAt(body[1<<20:], 1<<20); !errors.Is(err, cache.ErrNoSpace) {
 		t.Errorf("WriteAt gave %d, %v, want ErrNoSpace", n, err)
 	}
@@ -199,7 +164,7 @@ func TestFullDiskMidway(t *testing.T) {
 
 // TestFullDiskAtStart has no room even for an index.
 func TestFullDiskAtStart(t *testing.T) {
-	disk := smallDisk(t)
+	disk := contenttest.SmallDisk(t)
 	dir := filepath.Join(disk, "cache")
 	first := openCache(t, cache.Config{Dir: dir, MaxBytes: 1 << 30})
 	body := contenttest.Body(1, 1<<20)
@@ -208,7 +173,7 @@ func TestFullDiskAtStart(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "index.db")); err != nil {
 		t.Fatal(err)
 	}
-	others := fill(t, disk, 0)
+	others := contenttest.Fill(t, disk, 0)
 	synctest.Test(t, func(t *testing.T) {
 		var log recorder
 		registry := prometheus.NewRegistry()
