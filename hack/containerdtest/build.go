@@ -8,8 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
-	"time"
 
 	"github.com/kioo-dev/kioo/hack/process"
 )
@@ -50,39 +48,14 @@ func InstallCtr(ctx context.Context) (string, error) {
 // install1 builds what go install refuses to: a module that excludes versions of its dependencies. It builds the
 // published module as its own main module instead, so that the versions are exactly containerd's.
 func install1(ctx context.Context) (string, error) {
-	cache, err := os.UserCacheDir()
+	program, err := process.Once(ctx, "containerd-"+string(V1), "containerd", build1)
 	if err != nil {
-		return "", fmt.Errorf("install %s: %w", program1, err)
-	}
-	dir := filepath.Join(cache, "kioo-tools", "containerd-"+string(V1))
-	program := filepath.Join(dir, "containerd")
-	if isFile(program) {
-		return program, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("install %s: %w", program1, err)
-	}
-	unlock, err := lock(ctx, dir+".lock")
-	if err != nil {
-		return "", fmt.Errorf("install %s: %w", program1, err)
-	}
-	defer unlock()
-	if isFile(program) {
-		return program, nil // Whoever held the lock has built it.
-	}
-	if err := build1(ctx, dir, program); err != nil {
 		return "", fmt.Errorf("install %s@%s: %w", program1, V1, err)
 	}
 	return program, nil
 }
 
-// build1 builds in a directory of its own and renames: a program is there whole or not at all.
-func build1(ctx context.Context, dir, program string) error {
-	tmp, err := os.MkdirTemp(dir, "build-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
+func build1(ctx context.Context, tmp string) error {
 	out, err := run(ctx, tmp, "mod", "download", "-json", module1+"@"+string(V1))
 	if err != nil {
 		return err
@@ -101,13 +74,9 @@ func build1(ctx context.Context, dir, program string) error {
 			return err
 		}
 	}
-	built := filepath.Join(tmp, "containerd")
 	_, err = run(ctx, module.Dir, "build", "-mod=mod", "-modfile="+filepath.Join(tmp, "go.mod"), "-trimpath",
-		"-ldflags=-s -w", "-o", built, "./cmd/containerd")
-	if err != nil {
-		return err
-	}
-	return os.Rename(built, program)
+		"-ldflags=-s -w", "-o", filepath.Join(tmp, "containerd"), "./cmd/containerd")
+	return err
 }
 
 func run(ctx context.Context, dir string, args ...string) ([]byte, error) {
@@ -123,35 +92,4 @@ func run(ctx context.Context, dir string, args ...string) ([]byte, error) {
 		return nil, fmt.Errorf("go %s: %w\n%s", args[0], err, out)
 	}
 	return out, nil
-}
-
-func isFile(name string) bool {
-	info, err := os.Stat(name)
-	return err == nil && info.Mode().IsRegular()
-}
-
-// lock takes a lock that all processes of this machine share. The kernel gives it back when its holder dies.
-func lock(ctx context.Context, name string) (unlock func(), err error) {
-	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	ticker := time.NewTicker(100 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { _ = file.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			_ = file.Close()
-			return nil, fmt.Errorf("lock %s: %w", name, err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = file.Close()
-			return nil, fmt.Errorf("lock %s, which another process holds: %w", name, ctx.Err())
-		case <-ticker.C:
-		}
-	}
 }

@@ -3,9 +3,8 @@ package fleet
 import (
 	"context"
 	"fmt"
-	"net/http"
+	"net"
 	"net/netip"
-	"sync"
 
 	"github.com/kioo-dev/kioo/hack/registrytest"
 )
@@ -21,9 +20,7 @@ type Upstream struct {
 	*registrytest.Registry
 	*Place
 
-	mu      sync.Mutex
-	server  *http.Server  // nil while stopped
-	serving chan struct{} // closed when server no longer accepts
+	inPlace *registrytest.Switch
 }
 
 func newUpstream(ctx context.Context, n *network, link Link) (*Upstream, error) {
@@ -36,6 +33,7 @@ func newUpstream(ctx context.Context, n *network, link Link) (*Upstream, error) 
 		return nil, err
 	}
 	u := &Upstream{Registry: registry, Place: place}
+	u.inPlace = registrytest.NewSwitch(registry, func() (net.Listener, error) { return u.Listen(u.Host()) })
 	if err := u.Resume(); err != nil {
 		u.Close()
 		return nil, err
@@ -53,36 +51,10 @@ func (u *Upstream) URL() string { return "http://" + u.Host() }
 func (u *Upstream) Image(name string) string { return u.Host() + "/" + name }
 
 // Stop refuses connections and cuts those that are open, as a registry that is down. Black is the other way to lose it.
-func (u *Upstream) Stop() {
-	u.mu.Lock()
-	server, serving := u.server, u.serving
-	u.server = nil
-	u.mu.Unlock()
-	if server != nil {
-		_ = server.Close() // Its listener's error matters to nobody.
-		<-serving
-	}
-}
+func (u *Upstream) Stop() { u.inPlace.Stop() }
 
 // Resume ends a Stop.
-func (u *Upstream) Resume() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.server != nil {
-		return nil
-	}
-	listener, err := u.Listen(u.Host())
-	if err != nil {
-		return fmt.Errorf("listen for upstream: %w", err)
-	}
-	server, serving := &http.Server{Handler: u.Registry}, make(chan struct{})
-	u.server, u.serving = server, serving
-	go func() {
-		defer close(serving)
-		_ = server.Serve(listener) // It ends with Stop alone.
-	}()
-	return nil
-}
+func (u *Upstream) Resume() error { return u.inPlace.Resume() }
 
 // Close ends the registry. The fleet does it.
 func (u *Upstream) Close() {

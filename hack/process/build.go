@@ -13,50 +13,60 @@ import (
 	"time"
 )
 
-// Install builds a Go program of a published module at a version and returns its file. The program is built once per
-// user and version and kept in the user's cache directory; of several processes that ask at the same time one builds
-// and the others wait.
+// Install builds a Go program of a published module at a version and returns its file, as Once does.
 func Install(ctx context.Context, pkg, version string) (string, error) {
-	cache, err := os.UserCacheDir()
+	name := path.Base(pkg)
+	program, err := Once(ctx, name+"-"+version, name, func(ctx context.Context, dir string) error {
+		cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", pkg+"@"+version)
+		cmd.Dir = dir // Outside of any module, so that ours says nothing about the program's dependencies.
+		cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=-mod=mod", "GOWORK=off", "CGO_ENABLED=0", "GOOS=", "GOARCH=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
 	if err != nil {
-		return "", fmt.Errorf("install %s: %w", pkg, err)
-	}
-	dir := filepath.Join(cache, "kioo-tools", path.Base(pkg)+"-"+version)
-	program := filepath.Join(dir, path.Base(pkg))
-	if isFile(program) {
-		return program, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("install %s: %w", pkg, err)
-	}
-	unlock, err := lock(ctx, dir+".lock")
-	if err != nil {
-		return "", fmt.Errorf("install %s: %w", pkg, err)
-	}
-	defer unlock()
-	if isFile(program) {
-		return program, nil // Whoever held the lock has built it.
-	}
-	if err := install(ctx, pkg+"@"+version, dir, path.Base(pkg)); err != nil {
 		return "", fmt.Errorf("install %s@%s: %w", pkg, version, err)
 	}
 	return program, nil
 }
 
-// install builds in a directory of its own and renames: a program is there whole or not at all.
-func install(ctx context.Context, target, dir, name string) error {
+// Once returns the file of a program that is built once per user and kept below that id in the user's cache directory.
+// build puts it by its name into an empty directory. Of several processes that ask at the same time one builds and the
+// others wait.
+func Once(ctx context.Context, id, name string, build func(ctx context.Context, dir string) error) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "kioo-tools", id)
+	program := filepath.Join(dir, name)
+	if isFile(program) {
+		return program, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	unlock, err := lock(ctx, dir+".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if isFile(program) {
+		return program, nil // Whoever held the lock has built it.
+	}
 	tmp, err := os.MkdirTemp(dir, "build-")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	cmd := exec.CommandContext(ctx, "go", "install", "-trimpath", "-ldflags=-s -w", target)
-	cmd.Dir = tmp // Outside of any module, so that ours says nothing about the program's dependencies.
-	cmd.Env = append(os.Environ(), "GOBIN="+tmp, "GOFLAGS=-mod=mod", "GOWORK=off", "CGO_ENABLED=0", "GOOS=", "GOARCH=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
+	if err := build(ctx, tmp); err != nil {
+		return "", err
 	}
-	return os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name))
+	if err := os.Rename(filepath.Join(tmp, name), program); err != nil { // It is there whole or not at all.
+		return "", err
+	}
+	return program, nil
 }
 
 // Build builds one of this module's programs, such as "./cmd/kioo", into dir and returns its file.

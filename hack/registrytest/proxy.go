@@ -53,6 +53,7 @@ type record struct {
 // Proxy stands before a registry, counts what it is asked for and what it sends, and breaks what a Hook breaks. It
 // is safe for concurrent use.
 type Proxy struct {
+	*Switch
 	addr      string
 	transport *http.Transport
 	forward   http.Handler
@@ -60,8 +61,6 @@ type Proxy struct {
 
 	mu      sync.Mutex
 	records []*record
-	server  *http.Server  // nil while stopped
-	serving chan struct{} // closed when server no longer accepts
 }
 
 // NewProxy runs a proxy on a free loopback port before the registry at the target URL, until Close.
@@ -81,6 +80,7 @@ func NewProxy(target string) (*Proxy, error) {
 		BufferPool: bufferPool{&sync.Pool{New: func() any { return new([256 << 10]byte) }}},
 		ErrorLog:   log.New(io.Discard, "", 0), // Clients that go away are part of what is tested.
 	}
+	p.Switch = NewSwitch(p, p.listen)
 	return p, p.Resume()
 }
 
@@ -96,37 +96,13 @@ func (p *Proxy) Host() string { return p.addr }
 // URL is the same as a URL.
 func (p *Proxy) URL() string { return "http://" + p.addr }
 
-// Stop refuses connections and cuts those that are open, as a registry that is down.
-func (p *Proxy) Stop() {
-	p.mu.Lock()
-	server, serving := p.server, p.serving
-	p.server = nil
-	p.mu.Unlock()
-	if server != nil {
-		_ = server.Close() // Its listener's error matters to nobody.
-		<-serving
-	}
-}
-
-// Resume ends a Stop: the proxy is back at the same address.
-func (p *Proxy) Resume() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.server != nil {
-		return nil
-	}
+// listen opens the same address each time.
+func (p *Proxy) listen() (net.Listener, error) {
 	listener, err := net.Listen("tcp", p.addr)
-	if err != nil {
-		return fmt.Errorf("proxy: %w", err)
+	if err == nil {
+		p.addr = listener.Addr().String()
 	}
-	p.addr = listener.Addr().String()
-	server, serving := &http.Server{Handler: p}, make(chan struct{})
-	p.server, p.serving = server, serving
-	go func() {
-		defer close(serving)
-		_ = server.Serve(listener) // It ends with Stop alone.
-	}()
-	return nil
+	return listener, err
 }
 
 // Close stops the proxy for good.
