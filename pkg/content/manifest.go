@@ -52,6 +52,12 @@ var manifestTypes = map[string]bool{
 	MediaTypeDockerManifestList:                     true,
 }
 
+// IsManifestType tells whether a media type is one of manifests.
+func IsManifestType(mediaType string) bool {
+	_, known := manifestTypes[mediaType]
+	return known
+}
+
 // ManifestType gives the media type of a manifest: the one that it says, or else the OCI one that its shape says. It is
 // empty for what is no manifest, and for what could be taken for either kind (CVE-2021-41190).
 func ManifestType(body []byte) string {

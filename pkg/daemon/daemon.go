@@ -257,7 +257,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		group.Go(func() error { return d.runtime.Run(groupCtx) })
 	}
 	if d.runtime != nil && d.cfg.Cache.Keep == config.KeepAuto {
-		group.Go(func() error { return letGo(groupCtx, d.cache, d.runtime, d.log.WithName("cache")) })
+		k := &keeper{cache: d.cache, runtime: d.runtime, log: d.log.WithName("cache")}
+		group.Go(func() error { return k.letGo(groupCtx) })
+		group.Go(func() error { return k.follow(groupCtx) })
 	}
 	if d.watcher != nil {
 		group.Go(func() error { return d.watcher.Run(front) })

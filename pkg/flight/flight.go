@@ -156,9 +156,9 @@ func New(cfg Config) *Group {
 }
 
 // Join boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
-// flight can read from, each for when those before it have failed. size is what the caller has heard of the blob's size,
-// negative if nothing: sources that are not trusted and say otherwise are passed over. Join returns when the size is
-// known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look into the store again.
+// flight can read from, each for when those before it have failed. size is what the caller has heard of the blob's
+// size, negative if nothing: sources that are not trusted and say otherwise are passed over. Join returns when the size
+// is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look into the store again.
 func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
 	for {
 		f, err := g.board(dgst, size, sources)

@@ -268,7 +268,7 @@ func TestSources(t *testing.T) {
 	}{
 		{name: "second goes on where the first broke", first: &origin{body: body, breaks: 1 << 20}, second: &origin{body: body}, hint: -1},
 		{name: "second is asked when the first has nothing", first: &origin{}, second: &origin{body: body}, hint: -1},
-		{name: "a source of another size is passed over", first: &origin{body: longer}, second: &origin{body: body}, hint: int64(len(body))},
+		{name: "a source of another size is passed over", first: &origin{body: longer, untrusted: true}, second: &origin{body: body}, hint: int64(len(body))},
 		{name: "short of what it says", first: &origin{body: body[:1<<20], size: int64(len(body))}, second: &origin{body: body}, hint: -1},
 		{name: "both break", first: &origin{body: body, breaks: 1}, second: &origin{body: body, breaks: 1 << 20}, hint: -1, fails: true},
 		{name: "both have nothing", first: &origin{}, second: &origin{}, hint: -1, fails: true},

@@ -110,14 +110,14 @@ func TestHold(t *testing.T) {
 						t.Error("gave nothing")
 					}
 				}
-				for range 15 {
-					src.gate <- struct{}{}
-				}
 				late, err := g.Join(t.Context(), digest.FromBytes(body), -1, src)
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer late.Close()
+				for range 15 {
+					src.gate <- struct{}{}
+				}
 				if err := late.Ready(t.Context(), 1<<20-1); err != nil {
 					t.Errorf("verified, and yet: %v", err)
 				}

@@ -47,8 +47,7 @@ type flight struct {
 	hint       int64 // What was heard of the size; negative if nothing.
 	size       int64 // Negative until a source has said it, together with which the spool is made.
 	spool      Spool
-	generation int  // Counts the spools, of which a flight that starts over has several.
-	startOver  bool // The next stream that looks for work reads the whole.
+	generation int // Counts the spools, of which a flight that starts over has several.
 	have       spans
 	streams    []*stream
 	working    sync.WaitGroup // The goroutines of streams.
@@ -61,7 +60,6 @@ type flight struct {
 
 	hasher   hash.Hash
 	hashed   int64
-	hashing  bool // Somebody is at the hasher, and will look for more before it leaves.
 	verified bool
 	landed   bool // The spool can't be opened any more.
 	err      error
@@ -256,7 +254,7 @@ func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) err
 		return err
 	}
 	if in.Size() == 0 {
-		return f.judge()
+		return nil
 	}
 	for {
 		n, rerr := in.Read(buf)
@@ -302,6 +300,8 @@ func (f *flight) opened(src Source, in Stream, s *stream) error {
 	}
 	f.spool, f.size, s.end = spool, in.Size(), in.Size()
 	f.generation++
+	generation := f.generation
+	f.working.Go(func() { f.verify(spool, generation) })
 	if !src.Trusted() && f.size <= f.group.cfg.HoldBytes && f.group.cfg.HoldFor > 0 {
 		f.holding = true
 		f.hold = time.AfterFunc(f.group.cfg.HoldFor, f.release)
@@ -328,27 +328,14 @@ func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
 	f.have.add(off, s.pos)
 	more = s.pos < s.end
 	f.notify()
-	hash := !f.hashing
-	f.hashing = true
 	f.mu.Unlock()
-	if hash {
-		err = f.verify(p, off)
-	}
-	return more, err
+	return more, nil
 }
 
 // next finds a gap for a stream that is through with its span. There is none: the stream ends.
 func (f *flight) next(s *stream) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err == nil && f.startOver {
-		f.startOver = false
-		s.pos, s.end = 0, -1
-		if !slices.Contains(f.streams, s) {
-			f.streams = append(f.streams, s)
-		}
-		return true
-	}
 	if f.err == nil && f.size >= 0 && slices.Contains(f.streams, s) {
 		if gap := f.gap(0); gap.start < gap.end {
 			s.pos, s.end = gap.start, gap.end

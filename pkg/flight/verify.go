@@ -2,69 +2,64 @@ package flight
 
 import (
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// verify hashes what has arrived without a gap. p, which starts at off, is hashed from memory where it comes next; the
-// rest is read back from the spool. The caller holds the hashing flag, which verify gives back.
-func (f *flight) verify(p []byte, off int64) error {
-	if off == f.hashed { // Only who holds the flag changes hashed.
-		_, _ = f.hasher.Write(p) // A hash never fails, by its documentation.
-		f.hashed += int64(len(p))
-	}
-	for {
-		f.mu.Lock()
+// verify hashes what arrives, as it becomes whole from the start, and judges it at the end. It has a goroutine of its
+// own because hashing takes as long as all the rest: the bytes come back from the spool, which is to say from memory.
+func (f *flight) verify(spool Spool, generation int) {
+	buf := make([]byte, bufferSize)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.err == nil && f.generation == generation {
 		end := f.have.endFrom(f.hashed)
-		if f.hashed == end {
-			f.hashing = false
-			complete := f.hashed == f.size
-			f.mu.Unlock()
-			if complete {
-				return f.judge()
+		if f.hashed == f.size {
+			f.judge()
+			return
+		}
+		if end == f.hashed {
+			if f.wait(f.ctx) != nil {
+				return // It has ended, and says why elsewhere.
 			}
-			return nil
+			continue
 		}
-		spool := f.spool
+		part := buf[:min(end-f.hashed, int64(len(buf)))]
+		off := f.hashed
 		f.mu.Unlock()
-		n, err := io.CopyBuffer(onlyWriter{f.hasher}, io.NewSectionReader(spool, f.hashed, end-f.hashed), make([]byte, bufferSize))
-		f.hashed += n
-		if err == nil && f.hashed < end {
-			err = io.ErrUnexpectedEOF
+		_, err := spool.ReadAt(part, off)
+		if err == nil {
+			_, _ = f.hasher.Write(part) // A hash never fails, by its documentation.
 		}
+		f.mu.Lock()
 		if err != nil {
-			return fatal{fmt.Errorf("read spool at byte %d: %w", f.hashed, err)}
+			f.end(fmt.Errorf("read spool at byte %d: %w", off, err))
+			return
 		}
+		f.hashed += int64(len(part))
 	}
 }
 
-// onlyWriter hides everything of a writer but Write.
-type onlyWriter struct{ io.Writer }
-
-// judge compares the digests when all bytes are there.
-func (f *flight) judge() error {
-	got := digest.NewDigest(f.dgst.Algorithm(), f.hasher)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if got != f.dgst {
-		return f.mismatch(got)
+// judge compares the digests when all bytes are there. Called with mu held.
+func (f *flight) judge() {
+	if got := digest.NewDigest(f.dgst.Algorithm(), f.hasher); got != f.dgst {
+		f.mismatch(got)
+		return
 	}
 	if f.err == nil && !f.verified {
 		f.verified = true
 		f.notify()
 		close(f.done)
 	}
-	return nil
 }
 
 // maxGenerations bounds how often a flight starts over: as many liars as there may be in a row.
 const maxGenerations = 8
 
 // mismatch blames those whose bytes may be wrong. If nobody has had any of them, the flight starts over with the
-// sources that are left; it is the calling stream that then finds everything missing. Called with mu held.
-func (f *flight) mismatch(got digest.Digest) error {
+// sources that are left. Called with mu held.
+func (f *flight) mismatch(got digest.Digest) {
 	var names []string
 	again := false
 	err := fmt.Errorf("%w: got %s", ErrMismatch, got)
@@ -74,20 +69,20 @@ func (f *flight) mismatch(got digest.Digest) error {
 		again = again || !src.Trusted()
 	}
 	if !again || f.given || f.generation >= maxGenerations {
-		return fatal{fmt.Errorf("%w from %s", err, strings.Join(names, ", "))}
+		f.end(fmt.Errorf("%w from %s", err, strings.Join(names, ", ")))
+		return
 	}
 	f.log.Info("blob starts over", "reason", err.Error(), "sources", names)
 	if derr := f.spool.Discard(); derr != nil {
 		f.log.Error(derr, "let go of spool")
 	}
-	// Also the size is what the blamed ones said, and with it the spool.
 	if f.hold != nil {
 		f.hold.Stop()
 	}
-	f.holding = false
-	f.from, f.have, f.hashed, f.spool, f.size, f.startOver = nil, nil, 0, nil, -1, true
+	// Also the size is what the blamed ones said, and with it the spool.
+	f.from, f.have, f.hashed, f.spool, f.size, f.holding = nil, nil, 0, nil, -1, false
 	f.hasher.Reset()
-	return nil
+	f.start(0, -1)
 }
 
 // release ends the holding back.

@@ -43,8 +43,8 @@ type ServerConfig struct {
 	Handler http.Handler
 	// Credentials tell members from strangers.
 	Credentials *Credentials
-	// Slots is how many uploads of blobs there are at once. More share the link among more members; fewer finish each sooner.
-	// 32 by default.
+	// Slots is how many uploads of blobs there are at once. More share the link among more members; fewer finish each
+	// sooner. 32 by default.
 	Slots int
 	// Queue is how many requests may wait for a slot, for a tenth of a second each. More are refused at once, and
 	// ask another member. 64 by default.

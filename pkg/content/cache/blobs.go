@@ -234,6 +234,19 @@ func (c *Cache) free(size int64) bool {
 	return len(victims) > 0
 }
 
+// Manifests gives the digests of the manifests that are held, by what is known of their media types.
+func (c *Cache) Manifests() []digest.Digest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []digest.Digest
+	for dgst, e := range c.ledger.blobs {
+		if content.IsManifestType(e.mediaType) {
+			found = append(found, dgst)
+		}
+	}
+	return found
+}
+
 // List gives the digests of all blobs that are held.
 func (c *Cache) List() []digest.Digest {
 	c.mu.Lock()

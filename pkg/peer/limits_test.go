@@ -1,0 +1,96 @@
+package peer_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/peer"
+)
+
+// TestSlots fills the server's slots and its queue: what does not fit is told so, soon.
+func TestSlots(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	started, release := make(chan struct{}, 10), make(chan struct{})
+	addr := serve(t, peer.ServerConfig{Credentials: creds, Slots: 2, Queue: 1, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started <- struct{}{}
+		<-release
+		holder(body)(w, r)
+	})})
+	c := client(t, creds)
+	var running sync.WaitGroup
+	for range 2 {
+		running.Go(func() {
+			s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
+			if err != nil {
+				t.Errorf("in a slot: %v", err)
+				return
+			}
+			s.Close()
+		})
+		<-started
+	}
+	for range 3 { // One after the other: each waits in the queue for its tenth of a second.
+		if _, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1); !errors.Is(err, peer.ErrBusy) {
+			t.Errorf("without a slot: %v", err)
+		}
+	}
+	close(release)
+	running.Wait()
+	s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
+	if err != nil {
+		t.Fatalf("with slots free again: %v", err)
+	}
+	s.Close()
+}
+
+func TestBandwidth(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 400_000)
+	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds, BytesPerSecond: 1_000_000})
+	c := client(t, creds)
+	began := time.Now()
+	for range 2 {
+		s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, s); err != nil || n != int64(len(body)) {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		s.Close()
+	}
+	// 800 kB at 1 MB/s, of which the first tenth may go at once.
+	if took := time.Since(began); took < 600*time.Millisecond {
+		t.Errorf("800 kB under a cap of 1 MB/s took %v", took)
+	}
+}
+
+// TestCapAndManyClients has as many uploads as there are slots under a tight cap: all move, and so none looks dead.
+func TestCapAndManyClients(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 48<<10)
+	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds, BytesPerSecond: 1 << 20})
+	c := peer.NewClient(peer.ClientConfig{Credentials: creds, Progress: time.Second})
+	t.Cleanup(c.Close)
+	var clients sync.WaitGroup
+	for range 32 {
+		clients.Go(func() {
+			s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer s.Close()
+			if n, err := io.Copy(io.Discard, s); err != nil || n != int64(len(body)) {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+		})
+	}
+	clients.Wait()
+}
