@@ -49,7 +49,11 @@ func (k *keeper) letGo(ctx context.Context) error {
 			if since, ok := k.runtime.Held(dgst); manifests[dgst] || !ok || time.Since(since) < keepUntil {
 				continue
 			}
-			dropped += k.forget(ctx, dgst)
+			if err := k.cache.Delete(ctx, dgst); err == nil {
+				dropped++
+			} else if !errors.Is(err, content.ErrNotFound) {
+				k.log.Error(err, "let go of a blob", "digest", dgst)
+			}
 		}
 		if dropped > 0 {
 			k.log.Info("cache let go of what containerd holds", "blobs", dropped)
@@ -86,11 +90,12 @@ func (k *keeper) collected(ctx context.Context, manifest digest.Digest) {
 			delete(doomed, dgst)
 		}
 	}
-	dropped := 0
 	for dgst := range doomed {
-		dropped += k.forget(ctx, dgst)
+		if err := k.cache.Forget(ctx, dgst); err != nil {
+			k.log.Error(err, "forget what containerd has collected", "digest", dgst)
+		}
 	}
-	k.log.Info("cache dropped an image that containerd has collected", "digest", manifest, "blobs", dropped)
+	k.log.Info("cache dropped an image that containerd has collected", "digest", manifest, "blobs", len(doomed))
 }
 
 // tree gives the digests of a cached manifest and of everything below it: none if the cache has no such manifest.
@@ -140,16 +145,4 @@ func (k *keeper) children(ctx context.Context, dgst digest.Digest) ([]digest.Dig
 		children = append(children, d.Digest)
 	}
 	return children, nil
-}
-
-// forget drops one blob, and counts it if there was one.
-func (k *keeper) forget(ctx context.Context, dgst digest.Digest) int {
-	err := k.cache.Delete(ctx, dgst)
-	switch {
-	case err == nil:
-		return 1
-	case !errors.Is(err, content.ErrNotFound):
-		k.log.Error(err, "let go of a blob", "digest", dgst)
-	}
-	return 0
 }
