@@ -11,6 +11,8 @@ REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
 IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
 # What is tested, and for how long at most; more flags for go test.
 PKG        ?= ./...
+# Tests of whole nodes, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
+ALONE      := /hack/(clienttest|fleet|fleettest|loadtest)$$
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
 # How long each fuzz target runs.
@@ -40,11 +42,14 @@ demo: ## Pull one image on five nodes on this machine, and show where it came fr
 .PHONY: test
 test: ## Run all tests, with the race detector where there is a C compiler
 	@hack/tools.sh skopeo nginx
-	@race=$$(hack/race.sh); go test $$race -timeout $(TIMEOUT) $(TESTFLAGS) $(PKG)
+	@race=$$(hack/race.sh); all=$$(go list $(PKG)); \
+	rest=$$(grep -vE '$(ALONE)' <<<"$$all" || true); alone=$$(grep -E '$(ALONE)' <<<"$$all" || true); \
+	if [ -n "$$rest" ]; then go test $$race -timeout $(TIMEOUT) $(TESTFLAGS) $$rest; fi; \
+	if [ -n "$$alone" ]; then go test $$race -p 1 -timeout $(TIMEOUT) $(TESTFLAGS) $$alone; fi
 
 .PHONY: bench
 bench: ## Measure the mirror against nginx and against pulling directly
-	@hack/tools.sh nginx
+	@hack/tools.sh nginx curl
 	@go run ./hack/bench
 
 .PHONY: lint

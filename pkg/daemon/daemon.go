@@ -17,6 +17,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/content/containerd"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/hosts"
+	"github.com/kioo-dev/kioo/pkg/httpserver"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
@@ -49,7 +50,7 @@ type Daemon struct {
 	upstream *upstream.Client
 	flights  *flight.Group
 	mirror   *mirror.Mirror
-	server   *registry.Server
+	server   *httpserver.Server
 	status   *status
 
 	listeners []net.Listener

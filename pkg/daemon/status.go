@@ -15,6 +15,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+const (
+	// maxStatusConnections is enough for a few scrapers and probes.
+	maxStatusConnections = 64
+	// statusTimeout is how long an answer may take. Metrics are some 50 KiB.
+	statusTimeout = 30 * time.Second
+)
+
 // status is the server for those who watch the mirror: metrics, and whether it lives and is ready.
 type status struct {
 	metrics *prometheus.Registry
@@ -40,8 +47,11 @@ func (s *status) handler() http.Handler {
 
 // run serves until ctx ends.
 func (s *status) run(ctx context.Context, l net.Listener) error {
-	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-	return httpserver.Run(ctx, server, 0, l)
+	server := httpserver.New(httpserver.Config{
+		Handler: http.TimeoutHandler(s.handler(), statusTimeout, "too slow\n"), MaxConnections: maxStatusConnections,
+		HeaderTimeout: 5 * time.Second, BodyTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, Log: s.log,
+	})
+	return server.Run(ctx, l)
 }
 
 func buildInfo(version string) prometheus.Collector {

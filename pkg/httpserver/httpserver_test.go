@@ -24,12 +24,18 @@ func listen(t *testing.T) net.Listener {
 	return l
 }
 
+func serve(drain time.Duration, handler http.Handler) *httpserver.Server {
+	return httpserver.New(httpserver.Config{
+		Handler: handler, MaxConnections: 8, HeaderTimeout: time.Minute, MaxHeaderBytes: 1 << 10, Drain: drain,
+	})
+}
+
 // TestEnd ends a server while a request is under way: with time to finish, and without.
 func TestEnd(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	for _, drain := range []time.Duration{time.Minute, time.Millisecond} {
 		started, release, ended := make(chan struct{}), make(chan struct{}), false
-		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		server := serve(drain, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			close(started)
 			select {
 			case <-release:
@@ -37,11 +43,11 @@ func TestEnd(t *testing.T) {
 			case <-r.Context().Done():
 			}
 			ended = true
-		})}
+		}))
 		l := listen(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
-		go func() { done <- httpserver.Run(ctx, server, drain, l, listen(t)) }()
+		go func() { done <- server.Run(ctx, l, listen(t)) }()
 		body := make(chan string, 1)
 		go func() {
 			resp, err := http.Get("http://" + l.Addr().String())
@@ -73,7 +79,7 @@ func TestEnd(t *testing.T) {
 func TestListenerFails(t *testing.T) {
 	bad := listen(t)
 	bad.Close()
-	err := httpserver.Run(t.Context(), &http.Server{Handler: http.NotFoundHandler()}, time.Minute, listen(t), bad)
+	err := serve(time.Minute, http.NotFoundHandler()).Run(t.Context(), listen(t), bad)
 	if err == nil || !strings.Contains(err.Error(), bad.Addr().String()) {
 		t.Errorf("%v", err)
 	}

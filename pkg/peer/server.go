@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -23,8 +22,8 @@ import (
 const (
 	// handshakeTimeout is how long a new connection may take to say who it is and what it wants.
 	handshakeTimeout = 5 * time.Second
-	// idleTimeout is how long a connection may wait for its next request. Clients let go of theirs earlier.
-	idleTimeout = 2 * time.Minute
+	// maxConnections bounds the connections of members, and of strangers until they are found to be such.
+	maxConnections = 4096
 	// maxHeaderBytes bounds a request's headers. Members send few.
 	maxHeaderBytes = 16 << 10
 	// queueWait is how long a request waits for a slot before it is sent elsewhere.
@@ -61,7 +60,7 @@ type ServerConfig struct {
 // Server serves what a member holds to other members.
 type Server struct {
 	cfg     ServerConfig
-	http    *http.Server
+	http    *httpserver.Server
 	slots   *semaphore.Weighted
 	waiting *semaphore.Weighted
 	limit   *rate.Limiter // Nil without a cap.
@@ -97,14 +96,10 @@ func NewServer(cfg ServerConfig) *Server {
 		s.step = int(min(max(cfg.BytesPerSecond/int64(4*cfg.Slots), minStep), maxStep))
 		s.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), max(s.step, int(min(cfg.BytesPerSecond/10, 1<<30))))
 	}
-	s.http = &http.Server{
-		Handler:                      s,
-		ReadHeaderTimeout:            handshakeTimeout,
-		IdleTimeout:                  idleTimeout,
-		MaxHeaderBytes:               maxHeaderBytes,
-		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(logr.ToSlogHandler(cfg.Log), slog.LevelDebug), // Strangers fill no log.
-	}
+	s.http = httpserver.New(httpserver.Config{
+		Handler: s, MaxConnections: maxConnections, HeaderTimeout: handshakeTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Drain: cfg.Drain, Log: cfg.Log,
+	})
 	return s
 }
 
@@ -114,7 +109,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		secured = append(secured, tls.NewListener(l, s.cfg.Credentials.Server()))
 	}
-	return httpserver.Run(ctx, s.http, s.cfg.Drain, secured...)
+	return s.http.Run(ctx, secured...)
 }
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
