@@ -110,3 +110,15 @@ func measured(rows []row, name string) bool {
 	}
 	return false
 }
+
+// TestTooLittle has a quantity that is zero on one side, as the time of a processor is when little was done.
+func TestTooLittle(t *testing.T) {
+	for _, kioo := range []float64{0, 1} {
+		var p pairs
+		p.add(kioo, 0)
+		r := p.ratio("CPU", "s/GiB", "nginx", atMost(1))
+		if _, err := json.Marshal(r); err != nil || r.Note == "" {
+			t.Errorf("%v: %v", r, err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -77,6 +78,10 @@ func (p *pairs) row(r row, compare func(kioo, other float64) float64) row {
 	results := make([]float64, len(p.kioo))
 	for i := range results {
 		results[i] = compare(p.kioo[i], p.other[i])
+		if math.IsNaN(results[i]) || math.IsInf(results[i], 0) { // A processor's time is counted in hundredths of a second.
+			r.Note = "too little to measure"
+			return r
+		}
 	}
 	r.Kioo, r.Other, r.Result = median(p.kioo), median(p.other), median(results)
 	r.Least, r.Most = slices.Min(results), slices.Max(results)
