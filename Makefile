@@ -12,7 +12,7 @@ IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
 # What is tested, and for how long at most; more flags for go test.
 PKG        ?= ./...
 # Tests of whole nodes, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
-ALONE      := /hack/(clienttest|fleet|fleettest|loadtest)$$
+ALONE      := /hack/(clienttest|fleet|fleettest|loadtest|swarmbench)$$
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
 # How long each fuzz target runs.
@@ -25,7 +25,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/kioo for this machine
@@ -51,6 +51,10 @@ test: ## Run all tests, with the race detector where there is a C compiler
 bench: ## Measure the mirror against nginx and against pulling directly
 	@hack/tools.sh nginx curl
 	@go run ./hack/bench
+
+.PHONY: bench-swarm
+bench-swarm: ## Measure N nodes that pull one image at once, against what their links allow (Linux, root; some 15 minutes)
+	@go run ./hack/swarmbench
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck, go.mod and the house rules
