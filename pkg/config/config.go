@@ -17,10 +17,8 @@ const (
 	APIVersion = "kioo.dev/v1alpha1"
 	// Kind is the kind of document that this package reads.
 	Kind = "MirrorConfiguration"
-	// AnyRegistry is the host of the entry that stands for all registries without an entry of their own.
+	// AnyRegistry is what nobody may write for all registries where a list of hosts is expected.
 	AnyRegistry = "*"
-	// RegistryVariable stands in an endpoint's URL for the host of the registry that a request is for.
-	RegistryVariable = "{registry}"
 
 	// KeepAuto lets the cache go of what containerd holds.
 	KeepAuto = "auto"
@@ -47,8 +45,9 @@ type Config struct {
 	Metrics Metrics `yaml:"metrics"`
 	// Containerd is the runtime of this node, whose images are served as well, and read only.
 	Containerd Containerd `yaml:"containerd"`
-	// Registries says what is special about single upstream registries. Every other registry is asked directly, at its
-	// own name. Default: none.
+	// Registries are rules that say whom requests may reach: the first one whose match fits a request's registry and
+	// repository holds for it. What no rule fits is allowed, and asked directly at its own name. See docs/routes.md.
+	// Default: none.
 	Registries []Registry `yaml:"registries"`
 	// Credentials says who the mirror is towards upstream registries.
 	Credentials Credentials `yaml:"credentials"`
@@ -64,8 +63,14 @@ type Config struct {
 	Flights Flights `yaml:"flights"`
 	// Cache is the store on disk for what was fetched.
 	Cache Cache `yaml:"cache"`
-	// Tags says how long the mirror trusts what it knows of tags.
+	// Tags says who is believed about what a tag means, and for how long.
 	Tags Tags `yaml:"tags"`
+	// ForeignLayers is about layers that a manifest says are elsewhere, by their urls. See docs/foreign-layers.md.
+	ForeignLayers ForeignLayers `yaml:"foreignLayers"`
+	// Prefetch brings images into this node's cache before somebody asks for them. See docs/prefetch.md.
+	Prefetch Prefetch `yaml:"prefetch"`
+	// Events tells others what was pulled and what the cache holds, by webhooks. See docs/events.md.
+	Events Events `yaml:"events"`
 	// Log is about the mirror's own log, on standard error.
 	Log Log `yaml:"log"`
 	// Shutdown is about the end, after SIGTERM or SIGINT.
@@ -102,43 +107,6 @@ type Metrics struct {
 	Listen string `yaml:"listen"`
 }
 
-// Registry configures one upstream registry.
-type Registry struct {
-	// Host is the registry's name as images have it, with its port if it has one: quay.io, registry.local:5000.
-	// "*" is the entry of all registries that have none of their own. Required, and once per registry.
-	Host string `yaml:"host"`
-	// Block refuses everything of this registry with 404, before anyone is asked. Clients then ask the registry
-	// themselves, so this keeps content out of the mirror and not away from the node. Default: false.
-	Block bool `yaml:"block"`
-	// Endpoints are asked in this order, the next one when one can't answer: so a cache of your own can stand before
-	// the registry itself, and nothing but what is listed is asked. Default: the registry at its own name, by HTTPS,
-	// or by plain HTTP if it is on this machine (docker.io is https://registry-1.docker.io).
-	Endpoints []Endpoint `yaml:"endpoints"`
-	// MaxConcurrentRequests is how many requests to this registry are under way at once; more of them wait. More
-	// use a fast line better, fewer keep clear of a registry's rate limits. Default: 32.
-	MaxConcurrentRequests int `yaml:"maxConcurrentRequests"`
-}
-
-// Endpoint configures one server that answers for a registry.
-type Endpoint struct {
-	// URL is where the server's /v2/ begins: https://cache.example.com or http://cache.example.com:5000/prefix.
-	// "{registry}" as the host stands for the registry's own name, for the entry "*". Required.
-	URL string `yaml:"url"`
-	// RepositoryPrefix goes before the repository's name, for caches that keep several registries apart by project,
-	// as Harbor does: dockerhub asks for /v2/dockerhub/library/nginx. Default: none.
-	RepositoryPrefix string `yaml:"repositoryPrefix"`
-	// CAFile holds the PEM certificates of authorities that may vouch for this server, besides those that the system
-	// and kioo itself know. A path that is not absolute starts at this file's directory. Default: none.
-	CAFile string `yaml:"caFile"`
-	// ClientCertFile holds the PEM certificate that the mirror shows to this server. Default: none.
-	ClientCertFile string `yaml:"clientCertFile"`
-	// ClientKeyFile holds the PEM key of clientCertFile. Required with it. Default: none.
-	ClientKeyFile string `yaml:"clientKeyFile"`
-	// SendNamespace tells the server which registry a request is for, by the query parameter ns. Right for servers
-	// that mirror several registries, as kioo does; some others refuse what they do not know. Default: false.
-	SendNamespace bool `yaml:"sendNamespace"`
-}
-
 // Credentials configures who the mirror is towards upstream registries.
 type Credentials struct {
 	// DockerConfig is a config.json as docker login writes it, credential helpers included. All who can reach the
@@ -166,6 +134,11 @@ type Upstream struct {
 	Attempts int `yaml:"attempts"`
 	// RetryWithin is the time after which no further attempt begins. Default: 15s.
 	RetryWithin time.Duration `yaml:"retryWithin"`
+	// Networks are those in which redirects and token services of registries are asked whatever their addresses, as
+	// 10.0.0.0/8. Others may lead only to addresses as public as the registry's own, and never to link-local ones, so
+	// that no registry can make this node call inside its network. Storage behind a private endpoint of a cloud may
+	// need this. Default: none.
+	Networks []string `yaml:"networks"`
 }
 
 // Flights configures blobs on their way to this node.
@@ -197,25 +170,6 @@ type Cache struct {
 	Keep string `yaml:"keep"`
 }
 
-// Tags configures how long the mirror trusts what it knows of tags.
-type Tags struct {
-	// FreshFor is how long a tag's answer counts without asking upstream again. Longer spares the registry's rate
-	// limit; a tag that moved is seen that much later. 0s asks every time. Default: 1m.
-	FreshFor time.Duration `yaml:"freshFor"`
-	// StaleIfError gives the last known answer when upstream can't be reached or limits the rate, marked by the
-	// headers Age and Warning, so that pods start while a registry is down. Without it such requests fail, and no
-	// old image starts unnoticed. Default: true.
-	StaleIfError bool `yaml:"staleIfError"`
-	// NegativeFor is how long a failed look-up is remembered, so that a client that tries again and again can't
-	// hammer upstream. An image pushed within that time is seen that much later. 0s forgets at once. Default: 5s.
-	NegativeFor time.Duration `yaml:"negativeFor"`
-	// Mutable are patterns of tags that are expected to move: upstream is asked for them first, and other members only
-	// when upstream does not answer. All other tags come from members first, which spares upstream. A pattern is
-	// compared with the whole name, as docker.io/library/nginx:1.27, and * stands for any characters, slashes too.
-	// Default: "*:latest".
-	Mutable []string `yaml:"mutable"`
-}
-
 // Log configures the mirror's own log.
 type Log struct {
 	// Level is what is logged: error, info (also one line per request) or debug (also each decision). Default: info.
@@ -232,8 +186,8 @@ type Shutdown struct {
 	Timeout time.Duration `yaml:"timeout"`
 }
 
-// Default gives the configuration of a mirror without a file: all defaults are here, but for those of a registry's
-// entry, which are in DefaultRegistry. DataDir is empty if the user has no cache directory.
+// Default gives the configuration of a mirror without a file: all defaults are here, but for those of lists' entries,
+// which are in DefaultRegistry, DefaultTagRule and DefaultEventEndpoint. DataDir is empty if the user has no cache directory.
 func Default() *Config {
 	return &Config{
 		APIVersion: APIVersion,
@@ -255,19 +209,17 @@ func Default() *Config {
 			Attempts:         3,
 			RetryWithin:      15 * time.Second,
 		},
-		Peers:   Peers{UploadSlots: 32, UploadQueue: 64},
-		Flights: Flights{Grace: 30 * time.Second, Max: 256},
-		Cache:   Cache{MaxBytes: 20 << 30, SpoolBytes: 10 << 30, MaxBlobs: 100_000, MaxTags: 10_000, Keep: KeepAuto},
-		Tags: Tags{
-			FreshFor: time.Minute, StaleIfError: true, NegativeFor: 5 * time.Second, Mutable: []string{"*:latest"},
-		},
-		Log:      Log{Level: "info", Format: "auto"},
-		Shutdown: Shutdown{Timeout: 20 * time.Second},
+		Peers:         Peers{UploadSlots: 32, UploadQueue: 64},
+		Flights:       Flights{Grace: 30 * time.Second, Max: 256},
+		Cache:         Cache{MaxBytes: 20 << 30, SpoolBytes: 10 << 30, MaxBlobs: 100_000, MaxTags: 10_000, Keep: KeepAuto},
+		Tags:          Tags{NegativeFor: 5 * time.Second, CacheControl: CacheControl{Least: 30 * time.Second, Most: 5 * time.Minute}},
+		ForeignLayers: ForeignLayers{Action: ForeignFetch},
+		Prefetch:      Prefetch{Parallel: 2},
+		Events:        Events{MaxQueued: 10_000},
+		Log:           Log{Level: "info", Format: "auto"},
+		Shutdown:      Shutdown{Timeout: 20 * time.Second},
 	}
 }
-
-// DefaultRegistry gives the entry of a registry that the file does not mention.
-func DefaultRegistry() Registry { return Registry{MaxConcurrentRequests: 32} }
 
 func defaultDataDir() string {
 	if os.Geteuid() == 0 {

@@ -89,29 +89,35 @@ func TestValid(t *testing.T) {
 		"no metrics, no default": {"metrics: {listen: ''}\nmirror: {defaultRegistry: '', pathPrefix: /a/b}\n", func(c *Config) {
 			c.Metrics.Listen, c.Mirror.DefaultRegistry, c.Mirror.PathPrefix = "", "", "/a/b"
 		}},
-		"names become normal": {"mirror: {defaultRegistry: Index.Docker.IO}\nregistries: [{host: 'Quay.IO:443'}]\n", func(c *Config) {
-			c.Registries = []Registry{{Host: "quay.io:443", MaxConcurrentRequests: 32}}
+		"names become normal": {"mirror: {defaultRegistry: Index.Docker.IO}\nregistries: [{match: 'Quay.IO:443'}]\n", func(c *Config) {
+			r := DefaultRegistry()
+			r.Match = "quay.io:443"
+			c.Registries = []Registry{r}
 		}},
 		"quantities": {"cache: {maxBytes: 1.5Gi, maxBlobs: 0x10}\n", func(c *Config) {
 			c.Cache.MaxBytes, c.Cache.MaxBlobs = 3<<29, 16
 		}},
 		"quantity without unit": {"cache: {maxBytes: 2097152}\n", func(c *Config) { c.Cache.MaxBytes = 2 << 20 }},
-		"durations": {"tags: {freshFor: 1h30m, negativeFor: 0, staleIfError: false}\n", func(c *Config) {
-			c.Tags = Tags{FreshFor: 90 * time.Minute, Mutable: []string{"*:latest"}}
+		"durations": {"tags: {rules: [{match: 'Quay.IO:*', freshFor: 1h30m, maxAge: 0}], negativeFor: 0}\n", func(c *Config) {
+			c.Tags.NegativeFor = 0
+			c.Tags.Rules = []TagRule{{Match: "quay.io:*", Policy: PeersFirst, FreshFor: 90 * time.Minute}}
 		}},
 		"registries": {
-			"registries: [{host: quay.io, block: true}, {host: '*', maxConcurrentRequests: 4, endpoints: [" +
-				"{url: 'http://cache:5000/a', sendNamespace: true, repositoryPrefix: hub/x}, {url: 'https://{registry}', caFile: ca.pem}]}]\n",
+			"registries: [{match: quay.io, action: deny}, {match: '*', maxConcurrentRequests: 4, peers: false, maxBytesPerSecond: 1Mi, endpoints: [" +
+				"{url: 'http://cache:5000/a', sendNamespace: true, repository: 'hub/{repository}'}, {url: 'https://{registry}', caFile: ca.pem}]}]\n",
 			func(c *Config) {
 				c.Registries = []Registry{
-					{Host: "quay.io", Block: true, MaxConcurrentRequests: 32},
-					{Host: "*", MaxConcurrentRequests: 4, Endpoints: []Endpoint{
-						{URL: "http://cache:5000/a", SendNamespace: true, RepositoryPrefix: "hub/x"},
-						{URL: "https://{registry}", CAFile: "/etc/kioo/ca.pem"},
+					{Match: "quay.io", Action: Deny, Peers: true, MaxConcurrentRequests: 32},
+					{Match: "*", Action: Allow, MaxConcurrentRequests: 4, MaxBytesPerSecond: 1 << 20, Endpoints: []Endpoint{
+						{URL: "http://cache:5000/a", SendNamespace: true, Repository: "hub/{repository}"},
+						{URL: "https://{registry}", Repository: "{repository}", CAFile: "/etc/kioo/ca.pem"},
 					}},
 				}
 			},
 		},
+		"events": {"events: {endpoints: [{url: 'https://e.example.com/x', authorizationFile: token}]}\n", func(c *Config) {
+			c.Events.Endpoints = []EventEndpoint{{URL: "https://e.example.com/x", AuthorizationFile: "/etc/kioo/token", Timeout: 10 * time.Second}}
+		}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -125,45 +131,6 @@ func TestValid(t *testing.T) {
 				t.Errorf("Parse() differs (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestRegistry(t *testing.T) {
-	c, err := Parse("kioo.yaml", []byte(header+`
-registries:
-  - host: "*"
-    maxConcurrentRequests: 3
-    endpoints: [{url: "http://cache:5000", sendNamespace: true}, {url: "https://{registry}/sub"}]
-  - host: quay.io
-    block: true
-  - host: ghcr.io
-    endpoints: [{url: "https://mirror.example.com"}]
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cache := Endpoint{URL: "http://cache:5000", SendNamespace: true}
-	endpoints := func(last string) []Endpoint { return []Endpoint{cache, {URL: last}} }
-	tests := []struct {
-		config *Config
-		host   string
-		want   Registry
-	}{
-		{c, "quay.io", Registry{Block: true, MaxConcurrentRequests: 32}},
-		{c, "ghcr.io", Registry{MaxConcurrentRequests: 32, Endpoints: []Endpoint{{URL: "https://mirror.example.com"}}}},
-		{c, "local:5000", Registry{MaxConcurrentRequests: 3, Endpoints: endpoints("https://local:5000/sub")}},
-		{c, "docker.io", Registry{MaxConcurrentRequests: 3, Endpoints: endpoints("https://registry-1.docker.io/sub")}},
-		{Default(), "docker.io", Registry{MaxConcurrentRequests: 32}},
-		{Default(), "gcr.io", Registry{MaxConcurrentRequests: 32}},
-	}
-	for _, tt := range tests {
-		tt.want.Host = tt.host
-		if diff := cmp.Diff(tt.want, tt.config.Registry(tt.host)); diff != "" {
-			t.Errorf("Registry(%s) differs (-want +got):\n%s", tt.host, diff)
-		}
-	}
-	if got := c.Registries[0].Endpoints[1].URL; got != "https://{registry}/sub" {
-		t.Errorf("Registry() changed the configuration: the endpoint became %s", got)
 	}
 }
 

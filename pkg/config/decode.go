@@ -124,8 +124,17 @@ func (d *decoder) list(n *yaml.Node, path string, v reflect.Value) {
 	}
 	list := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, entry := range n.Content {
-		if r, ok := list.Index(i).Addr().Interface().(*Registry); ok {
-			*r = DefaultRegistry()
+		switch entry := list.Index(i).Addr().Interface().(type) {
+		case *Registry:
+			*entry = DefaultRegistry()
+			entry.Match = "" // A rule has to say itself what it is for.
+		case *TagRule:
+			*entry = DefaultTagRule()
+			entry.Match = ""
+		case *Endpoint:
+			*entry = DefaultEndpoint()
+		case *EventEndpoint:
+			*entry = DefaultEventEndpoint()
 		}
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.lines[at] = entry.Line

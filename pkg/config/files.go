@@ -29,6 +29,10 @@ func (c *Config) absolute(base string) {
 			paths = append(paths, &e.CAFile, &e.ClientCertFile, &e.ClientKeyFile)
 		}
 	}
+	for i := range c.Events.Endpoints {
+		e := &c.Events.Endpoints[i]
+		paths = append(paths, &e.AuthorizationFile, &e.CAFile)
+	}
 	for _, p := range paths {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(base, *p)
@@ -58,7 +62,27 @@ func (c *Config) unusable() []Problem {
 			e.unusable(v, fmt.Sprintf("registries[%d].endpoints[%d]", i, j))
 		}
 	}
+	for i, e := range c.Events.Endpoints {
+		field := fmt.Sprintf("events.endpoints[%d]", i)
+		if e.AuthorizationFile != "" {
+			_, err := readNamed(e.AuthorizationFile)
+			v.unusable(field+".authorizationFile", err)
+		}
+		v.authorities(field, e.CAFile)
+	}
 	return v.problems
+}
+
+// authorities looks for certificates in a field's caFile, if it has one.
+func (v *validation) authorities(field, file string) {
+	if file == "" {
+		return
+	}
+	data, err := readNamed(file)
+	if err == nil && !x509.NewCertPool().AppendCertsFromPEM(data) {
+		err = fmt.Errorf("%s holds no PEM certificate", file)
+	}
+	v.unusable(field+".caFile", err)
 }
 
 func (v *validation) unusable(field string, err error) {
@@ -68,13 +92,7 @@ func (v *validation) unusable(field string, err error) {
 }
 
 func (e *Endpoint) unusable(v *validation, field string) {
-	if e.CAFile != "" {
-		data, err := readNamed(e.CAFile)
-		if err == nil && !x509.NewCertPool().AppendCertsFromPEM(data) {
-			err = fmt.Errorf("%s holds no PEM certificate", e.CAFile)
-		}
-		v.unusable(field+".caFile", err)
-	}
+	v.authorities(field, e.CAFile)
 	if e.ClientCertFile == "" || e.ClientKeyFile == "" {
 		return
 	}

@@ -61,8 +61,7 @@ func TestValidFleet(t *testing.T) {
 		"bootstrap": {"discovery: {bootstrap: {addresses: ['10.0.0.1', '[fd00::1]:9'], dns: _dht._tcp.kioo.svc.}}\n", func(c *Config) {
 			c.Discovery.Bootstrap = Bootstrap{Addresses: []string{"10.0.0.1:28502", "[fd00::1]:9"}, DNS: "_dht._tcp.kioo.svc."}
 		}},
-		"no mutable tags": {"tags: {mutable: []}\n", func(c *Config) { c.Tags.Mutable = []string{} }},
-		"keep":            {"cache: {keep: never}\n", func(c *Config) { c.Cache.Keep = KeepNever }},
+		"keep": {"cache: {keep: never}\n", func(c *Config) { c.Cache.Keep = KeepNever }},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -76,43 +75,6 @@ func TestValidFleet(t *testing.T) {
 				t.Errorf("Parse() differs (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestMutableTag(t *testing.T) {
-	tests := []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"*:latest", "docker.io/library/nginx:latest", true},
-		{"*:latest", "docker.io/library/nginx:latest-alpine", false},
-		{"*:latest", "docker.io/library/latest:1", false},
-		{"quay.io/org/*", "quay.io/org/team/app:1", true},
-		{"quay.io/org/*", "quay.io/organ/app:1", false},
-		{"quay.io/*/app:*-dev", "quay.io/org/app:1-dev", true},
-		{"quay.io/*/app:*-dev", "quay.io/org/app:1-dev-2", false},
-		{"quay.io/*/app:*-dev", "quay.io/app:1-dev", false},
-		{"*ab*ab*", "aab", false},
-		{"*ab*ab*", "xabyabz", true},
-		{"a*a", "a", false},
-		{"a*a", "aa", true},
-		{"*", "docker.io/library/nginx:1", true},
-		{"**:1", "docker.io/library/nginx:1", true},
-		{"localhost:5000/a:b", "localhost:5000/a:b", true},
-		{"localhost:5000/a:b", "localhost:5000/a:bc", false},
-		{"[fd00::1]:5000/*", "[fd00::1]:5000/a:b", true}, // Brackets are no class of characters.
-	}
-	for _, tt := range tests {
-		tags := Tags{Mutable: []string{"never/a:b", tt.pattern}}
-		if wrong := checkPattern(tt.pattern); wrong != "" {
-			t.Errorf("%s %s", tt.pattern, wrong)
-		}
-		if got := tags.MutableTag(tt.name); got != tt.want {
-			t.Errorf("MutableTag(%s) with the pattern %s = %t", tt.name, tt.pattern, got)
-		}
-	}
-	if new(Tags).MutableTag("docker.io/library/nginx:latest") {
-		t.Error("without patterns something is mutable")
 	}
 }
 

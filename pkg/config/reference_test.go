@@ -17,14 +17,21 @@ import (
 // referenceFile is the documentation of the format: every field, with its default and what its comment in Go says.
 const referenceFile = "../../docs/configuration.yaml"
 
-// example is what the documentation shows: the defaults, and one registry with everything that an entry can have.
+// example is what the documentation shows: the defaults, and of each list one entry with everything that it can have.
 func example() *Config {
 	c := Default()
 	c.DataDir = "/var/lib/kioo"
 	r := DefaultRegistry()
-	r.Host = "registry.example.com"
-	r.Endpoints = []Endpoint{{URL: "https://registry.example.com"}}
+	r.Match = "registry.example.com"
+	endpoint := DefaultEndpoint()
+	endpoint.URL = "https://registry.example.com"
+	r.Endpoints = []Endpoint{endpoint}
 	c.Registries = []Registry{r}
+	c.Tags.Rules = []TagRule{DefaultTagRule()}
+	c.Prefetch.Images = []PrefetchImage{{Image: "registry.example.com/base:1"}}
+	e := DefaultEventEndpoint()
+	e.URL = "https://events.example.com/kioo"
+	c.Events.Endpoints = []EventEndpoint{e}
 	return c
 }
 
@@ -36,7 +43,7 @@ func TestReference(t *testing.T) {
 	}
 	document(t, docs, reflect.TypeFor[Config](), &root)
 	var out strings.Builder
-	out.WriteString("# The configuration of a Kioo mirror: every field with its default, and one registry as an example.\n" +
+	out.WriteString("# The configuration of a Kioo mirror: every field with its default, and one example entry of each list.\n" +
 		"# A file needs the first two fields and what differs. Written from pkg/config; change it there.\n\n")
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)
@@ -83,7 +90,7 @@ func document(t *testing.T, docs map[string]string, section reflect.Type, n *yam
 func fieldDocs(t *testing.T) map[string]string {
 	t.Helper()
 	docs := make(map[string]string)
-	for _, name := range []string{"config.go", "fleet.go"} {
+	for _, name := range []string{"config.go", "fleet.go", "rules.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -136,16 +143,16 @@ func TestRoundTrip(t *testing.T) {
 			Registries: []string{"ghcr.io"}, ConfigFile: "/c.toml",
 		},
 		Registries: []Registry{{
-			Host: "quay.io", Block: true, MaxConcurrentRequests: 7,
+			Match: "quay.io", Action: Allow, Peers: true, MaxConcurrentRequests: 7, MaxBytesPerSecond: 1 << 20,
 			Endpoints: []Endpoint{{
 				URL: "https://quay.io", CAFile: "/ca.pem", ClientCertFile: "/cert.pem", ClientKeyFile: "/key.pem",
-				SendNamespace: true, RepositoryPrefix: "proxy",
+				SendNamespace: true, Repository: "proxy/{repository}",
 			}},
 		}},
 		Credentials: Credentials{DockerConfig: "/config.json"},
 		Upstream: Upstream{
 			ConnectTimeout: 1e9, FirstByteTimeout: 2e9, ProgressTimeout: 3e9, QueueTimeout: 11e9, Attempts: 2,
-			RetryWithin: 12e9,
+			RetryWithin: 12e9, Networks: []string{"10.0.0.0/8"},
 		},
 		Flights: Flights{Grace: 4e9, Max: 5},
 		Peers: Peers{
@@ -156,8 +163,23 @@ func TestRoundTrip(t *testing.T) {
 			Listen:    []string{"[fd00::1]:5"},
 			Bootstrap: Bootstrap{Addresses: []string{"10.0.0.1:6"}, DNS: "kioo.svc:7"},
 		},
-		Cache:    Cache{MaxBytes: 6 << 20, SpoolBytes: 6 << 10, MaxBlobs: 7, MaxTags: 8, Keep: KeepNever},
-		Tags:     Tags{FreshFor: 8e9, StaleIfError: true, NegativeFor: 9e9, Mutable: []string{"*:main"}},
+		Cache: Cache{MaxBytes: 6 << 20, SpoolBytes: 6 << 10, MaxBlobs: 7, MaxTags: 8, Keep: KeepNever},
+		Tags: Tags{
+			NegativeFor: 9e9, CacheControl: CacheControl{Least: 1e9, Most: 2e9},
+			Rules: []TagRule{{Match: "*:main", Policy: PeersFirst, FreshFor: 8e9, MaxAge: 7e9, MaxStale: 6e9}},
+		},
+		ForeignLayers: ForeignLayers{
+			Action: ForeignRedirect, Hosts: []string{"*.example.com"}, AllowHTTP: true, Networks: []string{"10.0.0.0/8"}, Share: true,
+		},
+		Prefetch: Prefetch{
+			Images: []PrefetchImage{{Image: "quay.io/a:1", Zones: []string{"a"}, Copies: 3}}, Every: 60e9, Parallel: 3,
+		},
+		Events: Events{
+			Endpoints: []EventEndpoint{{
+				URL: "https://e.example.com", AuthorizationFile: "/token", CAFile: "/ca.pem", Actions: []string{"pull"}, Timeout: 1e9,
+			}},
+			MaxQueued: 5,
+		},
 		Log:      Log{Level: "debug", Format: "json"},
 		Shutdown: Shutdown{Timeout: 10e9},
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -86,6 +85,10 @@ func (c *Config) validate() []Problem {
 	c.Peers.validate(v)
 	c.validateDiscovery(v)
 	c.Tags.validate(v)
+	c.ForeignLayers.validate(v)
+	c.Prefetch.validate(v)
+	c.Events.validate(v)
+	v.networks("upstream.networks", c.Upstream.Networks)
 
 	const ms, s, m, h = time.Millisecond, time.Second, time.Minute, time.Hour
 	within(v, "upstream.connectTimeout", c.Upstream.ConnectTimeout, ms, m)
@@ -100,8 +103,6 @@ func (c *Config) validate() []Problem {
 	within(v, "cache.spoolBytes", c.Cache.SpoolBytes, 0, 1<<60)
 	within(v, "cache.maxBlobs", c.Cache.MaxBlobs, 1, 10_000_000)
 	within(v, "cache.maxTags", c.Cache.MaxTags, 1, 10_000_000)
-	within(v, "tags.freshFor", c.Tags.FreshFor, 0, 30*24*h)
-	within(v, "tags.negativeFor", c.Tags.NegativeFor, 0, h)
 	within(v, "shutdown.timeout", c.Shutdown.Timeout, 0, h)
 	if wrong := oneOf(c.Cache.Keep, KeepAuto, KeepAlways, KeepNever); wrong != "" {
 		v.add("cache.keep", "%s", wrong)
@@ -177,92 +178,4 @@ func parseListen(address string) (loopback bool, err error) {
 		return false, fmt.Errorf("has the host %s, expected an IP address or localhost", quote(host))
 	}
 	return ip.Unmap().IsLoopback(), nil
-}
-
-func (c *Config) validateRegistries(v *validation) {
-	seen := make(map[string]int)
-	for i := range c.Registries {
-		r, field := &c.Registries[i], fmt.Sprintf("registries[%d]", i)
-		if r.Host != AnyRegistry {
-			host, err := reference.ParseRegistry(r.Host)
-			switch {
-			case r.Host == "":
-				v.add(field+".host", `is missing, expected a registry such as quay.io, or "*"`)
-			case err != nil:
-				v.add(field+".host", "%v", err)
-			default:
-				r.Host = host
-			}
-		}
-		if first, ok := seen[r.Host]; ok && r.Host != "" {
-			v.add(field+".host", "is %s, as registries[%d].host is: make one entry of them", quote(r.Host), first)
-		}
-		seen[r.Host] = i
-		within(v, field+".maxConcurrentRequests", r.MaxConcurrentRequests, 1, 1024)
-		urls := make(map[string]int)
-		for j, e := range r.Endpoints {
-			at := fmt.Sprintf("%s.endpoints[%d]", field, j)
-			e.validate(v, at, r.Host)
-			server := strings.TrimRight(e.URL, "/") + " " + e.RepositoryPrefix
-			if first, ok := urls[server]; ok && e.URL != "" {
-				v.add(at+".url", "is the same as %s.endpoints[%d].url", field, first)
-			}
-			urls[server] = j
-		}
-	}
-}
-
-func (e *Endpoint) validate(v *validation, field, registry string) {
-	u, wrong := parseEndpoint(e.URL, registry)
-	if wrong != "" {
-		v.add(field+".url", "%s", wrong)
-	} else if u.Scheme == "http" && (e.CAFile != "" || e.ClientCertFile != "") {
-		v.add(field+".url", "is %s, and a connection without TLS has no use for caFile and clientCertFile", quote(e.URL))
-	}
-	if e.RepositoryPrefix != "" {
-		if _, err := reference.NewRepository("", e.RepositoryPrefix); err != nil {
-			v.add(field+".repositoryPrefix", "%v", err)
-		}
-	}
-	switch {
-	case e.ClientCertFile != "" && e.ClientKeyFile == "":
-		v.add(field+".clientKeyFile", "is missing, the key of clientCertFile")
-	case e.ClientCertFile == "" && e.ClientKeyFile != "":
-		v.add(field+".clientCertFile", "is missing, the certificate of clientKeyFile")
-	}
-}
-
-// parseEndpoint checks an endpoint's URL, and says what is wrong with it. Secrets do not belong into it, so none get
-// into messages.
-func parseEndpoint(raw, registry string) (u *url.URL, wrong string) {
-	if raw == "" {
-		return nil, "is missing, expected a URL such as https://registry.example.com"
-	}
-	if strings.Contains(raw, RegistryVariable) {
-		if registry != AnyRegistry {
-			return nil, fmt.Sprintf("has %s, which is for the entry %q: write the host", RegistryVariable, AnyRegistry)
-		}
-		scheme, path, _ := strings.Cut(raw, "://"+RegistryVariable)
-		if strings.Contains(path, RegistryVariable) || path != "" && path[0] != '/' {
-			return nil, "has " + RegistryVariable + " elsewhere than as the whole host"
-		}
-		raw = scheme + "://registry.invalid" + path
-	}
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return nil, "is not a URL such as https://registry.example.com"
-	case u.Scheme != "https" && u.Scheme != "http":
-		return nil, "has the scheme " + quote(u.Scheme) + ", expected https:// or http://"
-	case u.User != nil:
-		return nil, "has a user name or password: put them into credentials.dockerConfig"
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(raw, "#"):
-		return nil, "has a query or a fragment, which an endpoint can't have"
-	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v2"):
-		return nil, "ends in /v2, which is added to it: leave it out"
-	}
-	if _, err := reference.ParseRegistry(u.Host); err != nil {
-		return nil, "has the host " + quote(u.Host) + ", expected a host with an optional port"
-	}
-	return u, ""
 }

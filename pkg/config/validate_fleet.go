@@ -78,15 +78,6 @@ func (c *Config) validateContainerd(v *validation) {
 	}
 }
 
-func (t *Tags) validate(v *validation) {
-	for i, pattern := range t.Mutable {
-		if wrong := checkPattern(pattern); wrong != "" {
-			v.add(fmt.Sprintf("tags.mutable[%d]", i), "%s", wrong)
-		}
-	}
-	v.unique("tags.mutable", t.Mutable)
-}
-
 func (p *Peers) validate(v *validation) {
 	for i, file := range p.KeyFiles {
 		if file == "" {

@@ -1,0 +1,33 @@
+package reference
+
+import (
+	"net"
+	"strings"
+)
+
+// Server is the host that answers for a registry: its name, but for Docker Hub's.
+func Server(registry string) string {
+	if registry == DockerHub {
+		return "registry-1.docker.io"
+	}
+	return registry
+}
+
+// BaseURL is where a registry answers if nothing else is configured: at its own name, without TLS on this machine.
+func BaseURL(registry string) string {
+	if isLoopback(registry) {
+		return "http://" + registry
+	}
+	return "https://" + Server(registry)
+}
+
+func isLoopback(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return ip != nil && ip.IsLoopback()
+}
