@@ -99,13 +99,13 @@ func TestServeChecksKeys(t *testing.T) {
 
 // TestOtherCommands take the configuration of a member that leaves to the flags of serve what they leave.
 func TestOtherCommands(t *testing.T) {
-	flags := configFlags{file: member(t, "tags: {freshFor: 3s}\n"), dataDir: "/data"}
+	flags := configFlags{file: member(t, "tags: {negativeFor: 3s}\n"), dataDir: "/data"}
 	cfg, err := flags.loadAlone()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := config.Default()
-	want.DataDir, want.Metrics.Listen, want.Tags.FreshFor = "/data", "", 3e9
+	want.DataDir, want.Metrics.Listen, want.Tags.NegativeFor = "/data", "", 3e9
 	if diff := cmp.Diff(want, cfg); diff != "" {
 		t.Errorf("the configuration differs (-want +got):\n%s", diff)
 	}

@@ -26,20 +26,24 @@ const (
 // layers says which of our packages each package may import; a name stands for what is below it too. Arrows point one
 // way: from the API that clients see down to names and bytes. Tests may import what they like.
 var layers = map[string][]string{
-	"cmd/kioo":          {"pkg/config", "pkg/content/cache", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/reference"},
+	"cmd/kioo":          {"pkg/config", "pkg/content/cache", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/upstream"},
 	"pkg/reference":     {},
 	"pkg/swarm":         {},
 	"pkg/httpserver":    {},
 	"pkg/logging":       {},
-	"pkg/config":        {"pkg/reference"},
+	"pkg/pattern":       {"pkg/reference"},
+	"pkg/reach":         {},
+	"pkg/config":        {"pkg/pattern", "pkg/reference"},
+	"pkg/policy":        {"pkg/config", "pkg/pattern", "pkg/reach", "pkg/reference"},
+	"pkg/foreign":       {"pkg/policy", "pkg/reach"},
 	"pkg/content":       {"pkg/reference"},
 	"pkg/content/cache": {"pkg/content", "pkg/reference"},
 	"pkg/discovery":     {"pkg/reference"},
 	"pkg/hosts":         {"pkg/reference"},
-	"pkg/upstream":      {"pkg/content", "pkg/reference"},
+	"pkg/upstream":      {"pkg/content", "pkg/reach", "pkg/reference"},
 	"pkg/flight":        {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
 	"pkg/peer":          {"pkg/content", "pkg/flight", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
-	"pkg/mirror":        {"pkg/content", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/upstream"},
+	"pkg/mirror":        {"pkg/content", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/upstream"},
 	"pkg/registry":      {"pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
 	"pkg/daemon":        {"pkg"},

@@ -160,8 +160,8 @@ func (n *Node) config() *config.Config {
 	cfg.Metrics.Listen = MetricsAddr
 	cfg.Log = config.Log{Level: "info", Format: "json"}
 	upstream := config.DefaultRegistry()
-	upstream.Host = n.fleet.Upstream.Host()
-	upstream.Endpoints = []config.Endpoint{{URL: n.fleet.Upstream.URL()}}
+	upstream.Match = n.fleet.Upstream.Host()
+	upstream.Endpoints = []config.Endpoint{config.EndpointAt(n.fleet.Upstream.URL())}
 	cfg.Registries = []config.Registry{upstream}
 	if n.Containerd != nil {
 		cfg.Containerd.Address = n.Containerd.Address()

@@ -39,7 +39,7 @@ func Config(dir string, endpoints map[string]string) *config.Config {
 	cfg.Log = config.Log{Level: "info", Format: "json"}
 	for host, url := range endpoints {
 		r := config.DefaultRegistry()
-		r.Host, r.Endpoints = host, []config.Endpoint{{URL: url}}
+		r.Match, r.Endpoints = host, []config.Endpoint{config.EndpointAt(url)}
 		cfg.Registries = append(cfg.Registries, r)
 	}
 	return cfg

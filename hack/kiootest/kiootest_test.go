@@ -10,7 +10,9 @@ import (
 
 func TestFileSaysTheSame(t *testing.T) {
 	cfg := Config(t.TempDir(), map[string]string{"registry.example.com": "http://127.0.0.1:5000"})
-	cfg.Tags.FreshFor = 0
+	rule := config.DefaultTagRule()
+	rule.FreshFor = 0
+	cfg.Tags.Rules = []config.TagRule{rule}
 	cfg.Cache.MaxBytes = 1 << 30
 	data, err := file(cfg)
 	if err != nil {

@@ -187,7 +187,8 @@ type Shutdown struct {
 }
 
 // Default gives the configuration of a mirror without a file: all defaults are here, but for those of lists' entries,
-// which are in DefaultRegistry, DefaultTagRule and DefaultEventEndpoint. DataDir is empty if the user has no cache directory.
+// which are in DefaultRegistry, DefaultTagRule and DefaultEventEndpoint. DataDir is empty if the user has no cache
+// directory.
 func Default() *Config {
 	return &Config{
 		APIVersion: APIVersion,

@@ -194,7 +194,10 @@ func DefaultRegistry() Registry {
 }
 
 // DefaultEndpoint gives what an endpoint has that says nothing but its URL.
-func DefaultEndpoint() Endpoint { return Endpoint{Repository: RepositoryVariable} }
+func DefaultEndpoint() Endpoint { return EndpointAt("") }
+
+// EndpointAt gives a server about which nothing is special.
+func EndpointAt(url string) Endpoint { return Endpoint{URL: url, Repository: RepositoryVariable} }
 
 // DefaultTagRule gives the rule for tags that no other is for.
 func DefaultTagRule() TagRule {

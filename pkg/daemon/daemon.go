@@ -16,9 +16,11 @@ import (
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/content/containerd"
 	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/foreign"
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/kioo-dev/kioo/pkg/httpserver"
 	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
 	"github.com/kioo-dev/kioo/pkg/upstream"
@@ -47,7 +49,9 @@ type Daemon struct {
 	runtime  *containerd.Store // Nil without containerd.
 	watcher  *hosts.Watcher    // Nil where containerd's registry directory is not ours.
 	cache    *cache.Cache
+	policy   *policy.Policy
 	upstream *upstream.Client
+	foreign  *foreign.Client
 	flights  *flight.Group
 	mirror   *mirror.Mirror
 	server   *httpserver.Server
@@ -67,6 +71,9 @@ func New(cfg Config) (_ *Daemon, err error) {
 		}
 	}()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(cfg.Version))
+	if d.policy, err = policy.New(d.cfg); err != nil {
+		return nil, err
+	}
 	if d.fleet, err = d.openFleet(); err != nil {
 		return nil, err
 	}
@@ -131,6 +138,7 @@ func (d *Daemon) openUpstream(version, pseudonym string) (err error) {
 	u := d.cfg.Upstream
 	d.upstream, err = upstream.New(upstream.Config{
 		Registries:  d.registry,
+		Networks:    config.Prefixes(u.Networks),
 		Credentials: d.cfg.Credentials.DockerConfig,
 		UserAgent:   "kioo/" + version,
 		Pseudonym:   pseudonym,
@@ -141,17 +149,23 @@ func (d *Daemon) openUpstream(version, pseudonym string) (err error) {
 		Log:        d.log.WithName("upstream"),
 		Registerer: d.metrics,
 	})
+	d.foreign = foreign.New(foreign.Config{
+		Policy: d.policy.Foreign(), UserAgent: "kioo/" + version,
+		Connect: u.ConnectTimeout, FirstByte: u.FirstByteTimeout, Progress: u.ProgressTimeout, Registerer: d.metrics,
+	})
 	return err
 }
 
-// registry tells the upstream client how a registry is configured.
-func (d *Daemon) registry(host string) upstream.Registry {
-	c := d.cfg.Registry(host)
-	r := upstream.Registry{MaxConcurrent: c.MaxConcurrentRequests}
-	for _, e := range c.Endpoints {
+// registry tells the upstream client how a repository's registry is configured.
+func (d *Daemon) registry(repo reference.Repository) upstream.Registry {
+	route := d.policy.Route(repo)
+	r := upstream.Registry{
+		Name: route.Name, MaxConcurrent: route.MaxConcurrentRequests, BytesPerSecond: int64(route.MaxBytesPerSecond),
+	}
+	for _, s := range route.Servers {
 		r.Endpoints = append(r.Endpoints, upstream.Endpoint{
-			URL: e.URL, RepositoryPrefix: e.RepositoryPrefix, CAFile: e.CAFile,
-			ClientCertFile: e.ClientCertFile, ClientKeyFile: e.ClientKeyFile, MirrorsNamespace: e.SendNamespace,
+			URL: s.URL, Rewrite: s.Rewrite, CAFile: s.CAFile, Unlisted: len(route.Endpoints) == 0,
+			ClientCertFile: s.ClientCertFile, ClientKeyFile: s.ClientKeyFile, MirrorsNamespace: s.SendNamespace,
 		})
 	}
 	return r
@@ -169,19 +183,17 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		members = d.fleet.members
 	}
 	d.mirror, err = mirror.New(mirror.Config{
-		Held:         append(held, mirror.Held{Name: "cache", Store: d.cache}),
-		Tags:         tags,
-		Members:      members,
-		Mutable:      func(ref reference.Reference) bool { return d.cfg.Tags.MutableTag(ref.String()) },
-		Keeper:       d.cache,
-		Flights:      d.flights,
-		Upstream:     d.upstream,
-		Blocked:      func(host string) bool { return d.cfg.Registry(host).Block },
-		FreshFor:     d.cfg.Tags.FreshFor,
-		FailedFor:    d.cfg.Tags.NegativeFor,
-		StaleIfError: d.cfg.Tags.StaleIfError,
-		Log:          d.log.WithName("mirror"),
-		Registerer:   d.metrics,
+		Held:       append(held, mirror.Held{Name: "cache", Store: d.cache}),
+		Tags:       tags,
+		Members:    members,
+		Keeper:     d.cache,
+		Flights:    d.flights,
+		Upstream:   d.upstream,
+		Policy:     d.policy,
+		Foreign:    d.foreign,
+		FailedFor:  d.cfg.Tags.NegativeFor,
+		Log:        d.log.WithName("mirror"),
+		Registerer: d.metrics,
 	})
 	if err != nil {
 		return err
@@ -304,6 +316,9 @@ func (d *Daemon) close() error {
 	}
 	if d.upstream != nil {
 		d.upstream.Close()
+	}
+	if d.foreign != nil {
+		d.foreign.Close()
 	}
 	if d.cache != nil {
 		errs = append(errs, d.cache.Close())

@@ -75,7 +75,7 @@ func TestServesAndKeeps(t *testing.T) {
 	defer remote.Close()
 	cfg := testConfig(t)
 	entry := config.DefaultRegistry()
-	entry.Host, entry.Endpoints = "registry.example.com", []config.Endpoint{{URL: remote.URL}}
+	entry.Match, entry.Endpoints = "registry.example.com", []config.Endpoint{config.EndpointAt(remote.URL)}
 	cfg.Registries = []config.Registry{entry}
 
 	for round := range 2 { // The second is a restart.
@@ -136,7 +136,7 @@ func TestDrain(t *testing.T) {
 	defer remote.Close()
 	cfg := testConfig(t)
 	entry := config.DefaultRegistry()
-	entry.Host, entry.Endpoints = config.AnyRegistry, []config.Endpoint{{URL: remote.URL}}
+	entry.Endpoints = []config.Endpoint{config.EndpointAt(remote.URL)}
 	cfg.Registries = []config.Registry{entry}
 	d, stop := start(t, cfg)
 	resp, err := http.Get("http://" + d.Addrs()[0].String() + "/v2/org/app/blobs/" + digest.FromString(body).String())

@@ -63,7 +63,7 @@ func memberConfig(t *testing.T, upstream, keyFile, discovery, bootstrap string) 
 	t.Helper()
 	cfg := testConfig(t)
 	entry := config.DefaultRegistry()
-	entry.Host, entry.Endpoints = config.AnyRegistry, []config.Endpoint{{URL: upstream}}
+	entry.Endpoints = []config.Endpoint{config.EndpointAt(upstream)}
 	cfg.Registries = []config.Registry{entry}
 	cfg.Upstream.Attempts = 1
 	cfg.Peers.KeyFiles = []string{keyFile}

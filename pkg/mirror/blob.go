@@ -48,23 +48,22 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 	if known, ok := m.sizes.Get(ref.Digest); ok {
 		size = known
 	}
-	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin}
-	sources := []flight.Source{registry}
-	if m.cfg.Members != nil {
-		sources = []flight.Source{m.cfg.Members.Source(ref), registry}
+	ways, err := m.ways(ref, origin)
+	if err != nil {
+		return nil, err
 	}
-	reader, err := m.cfg.Flights.Join(joining, ref.Digest, size, sources...)
+	reader, err := m.cfg.Flights.Join(joining, ref.Digest, size, ways.sources...)
 	switch {
 	case err == nil:
 		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref, deadline: deadline}, Descriptor: describe(ref, reader)}, nil
 	case errors.Is(err, flight.ErrHeld):
 		return m.local.open(ctx, ref.Digest)
-	case errors.Is(err, content.ErrNoSpace) && !resumed:
-		return m.through(ctx, ref, registry, deadline, err)
+	case errors.Is(err, content.ErrNoSpace) && !resumed && ways.through != nil:
+		return m.through(ctx, ref, ways.through, deadline, err)
 	case joining.Err() != nil && ctx.Err() == nil:
 		return nil, fmt.Errorf("no byte of %s within %v: %w", ref, m.cfg.AnswerWithin, err)
 	}
-	return nil, err
+	return nil, ways.failed(err)
 }
 
 // through answers without a spool, for there is no room for one. What is read lives on the client's own context.
@@ -108,8 +107,11 @@ func describe(ref reference.Reference, b content.Blob) ocispec.Descriptor {
 
 // Stat answers a request for a blob's existence and size.
 func (m *Mirror) Stat(ctx context.Context, ref reference.Reference, origin upstream.Origin) (ocispec.Descriptor, string, error) {
-	if desc, source, err := m.local.Stat(ctx, ref, origin); err == nil {
+	if desc, source, err := m.local.stat(ctx, ref); err == nil {
 		return desc, source, nil
+	}
+	if desc, source, err := m.statElsewhere(ref); err != nil || source != "" {
+		return desc, source, err
 	}
 	key := "stat " + ref.String()
 	if err := m.failed(key); err != nil {
@@ -166,6 +168,9 @@ func (w *watched) note(err error) {
 
 // Tags answers a request for a page of a repository's tags.
 func (m *Mirror) Tags(ctx context.Context, repo reference.Repository, n int, last string, origin upstream.Origin) (upstream.TagList, error) {
+	if err := m.asksUpstream(repo); err != nil {
+		return upstream.TagList{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
 	return m.cfg.Upstream.Tags(ctx, repo, n, last, origin)
@@ -173,6 +178,9 @@ func (m *Mirror) Tags(ctx context.Context, repo reference.Repository, n int, las
 
 // Referrers answers a request for the manifests that refer to one, filtered by artifact type if that is not empty.
 func (m *Mirror) Referrers(ctx context.Context, ref reference.Reference, artifactType string, origin upstream.Origin) (ocispec.Index, error) {
+	if err := m.asksUpstream(ref.Repository); err != nil {
+		return ocispec.Index{}, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
 	got, err := m.cfg.Upstream.Referrers(ctx, ref.Repository, ref.Digest, artifactType, origin)

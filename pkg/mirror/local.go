@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -25,15 +27,23 @@ type Local struct {
 	Keeper content.TagStore
 	// Runtime knows what tags mean by the word of those who pulled them.
 	Runtime []content.TagStore
-	// Blocked tells which registries are not answered for. Nil blocks none.
-	Blocked func(registry string) bool
-	Now     func() time.Time
+	// Policy says what is not given to other members. Nil gives everything.
+	Policy *policy.Policy
+	// Withheld tells the blobs that may not be passed on. Nil withholds none.
+	Withheld func(dgst digest.Digest) bool
+	Now      func() time.Time
+
+	// forgotten has when tags were forgotten: what the runtime wrote before says nothing any more.
+	forgotten *lru.Cache[string, time.Time]
 }
 
-// Check refuses requests for registries that are blocked.
+// Check refuses requests for what other members get nothing of.
 func (l *Local) Check(repo reference.Repository) error {
-	if repo.Registry != "" && l.Blocked != nil && l.Blocked(repo.Registry) {
-		return fmt.Errorf("%s: %w", repo.Registry, ErrBlocked)
+	if l.Policy == nil || repo.Registry == "" {
+		return nil
+	}
+	if l.Policy.Denied(repo) || repo.Path != "" && !l.Policy.Route(repo).AsksMembers() {
+		return fmt.Errorf("%s: %w", repo, ErrDenied)
 	}
 	return nil
 }
@@ -89,6 +99,7 @@ func (l *Local) tag(ctx context.Context, ref reference.Reference) (newest conten
 	for _, s := range l.Runtime {
 		tag, terr := s.Tag(ctx, ref)
 		switch {
+		case terr == nil && l.isForgotten(ref, tag):
 		case terr != nil && err != nil && !errors.Is(terr, content.ErrNotFound):
 			err = fmt.Errorf("look up %s: %w", ref, terr)
 		case terr == nil && tag.Target.Digest != kept.Target.Digest && (err != nil || tag.Confirmed.After(newest.Confirmed)):
@@ -98,10 +109,22 @@ func (l *Local) tag(ctx context.Context, ref reference.Reference) (newest conten
 	return newest, vouched, err
 }
 
+// isForgotten tells whether a runtime's record is older than the wish to forget what the tag meant.
+func (l *Local) isForgotten(ref reference.Reference, tag content.Tag) bool {
+	if l.forgotten == nil {
+		return false
+	}
+	at, ok := l.forgotten.Peek(ref.String())
+	return ok && !tag.Confirmed.After(at)
+}
+
 // Manifest answers with a held manifest.
 func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstream.Origin) (*Answer, error) {
 	if ref.Digest != "" {
 		return l.manifest(ctx, ref.Digest)
+	}
+	if l.Policy != nil && !l.Policy.Tag(ref).Answers() {
+		return nil, fmt.Errorf("%s: %w", ref, ErrDenied)
 	}
 	tag, vouched, err := l.tag(ctx, ref)
 	if err != nil {
@@ -117,11 +140,21 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 
 // Blob answers with a held blob.
 func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, _ upstream.Origin) (*Answer, error) {
+	if l.Withheld != nil && l.Withheld(ref.Digest) {
+		return nil, fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
+	}
 	return l.open(ctx, ref.Digest)
 }
 
 // Stat answers with a held blob's descriptor.
 func (l *Local) Stat(ctx context.Context, ref reference.Reference, _ upstream.Origin) (ocispec.Descriptor, string, error) {
+	if l.Withheld != nil && l.Withheld(ref.Digest) {
+		return ocispec.Descriptor{}, "", fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
+	}
+	return l.stat(ctx, ref)
+}
+
+func (l *Local) stat(ctx context.Context, ref reference.Reference) (ocispec.Descriptor, string, error) {
 	a, err := l.open(ctx, ref.Digest)
 	if err != nil {
 		return ocispec.Descriptor{}, "", err

@@ -3,8 +3,10 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -16,11 +18,21 @@ type fetched struct {
 	desc   ocispec.Descriptor
 	body   []byte
 	source string
+	// lifetime is what upstream said of it.
+	lifetime upstream.Lifetime
 }
 
 // Manifest answers a request for a manifest, by tag or by digest. What is at hand is answered without further ado;
 // everything else together takes AnswerWithin at most.
 func (m *Mirror) Manifest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
+	a, err := m.manifest(ctx, ref, origin)
+	if err == nil {
+		m.elsewhere.see(ref.Repository, a.Blob)
+	}
+	return a, err
+}
+
+func (m *Mirror) manifest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
 	if ref.Digest != "" {
 		if a, ok := m.held(ctx, ref.Digest); ok {
 			return a, nil
@@ -30,6 +42,9 @@ func (m *Mirror) Manifest(ctx context.Context, ref reference.Reference, origin u
 		return m.byDigest(ctx, ref, origin)
 	}
 	known := m.meaning(ctx, ref)
+	if !known.rule.Answers() {
+		return nil, fmt.Errorf("%s: %w (%s)", ref, ErrDenied, known.rule.Name)
+	}
 	if known.fresh {
 		if a, ok := m.held(ctx, known.Target.Digest); ok {
 			return m.meant(a, known.Tag, "fresh"), nil
@@ -62,7 +77,7 @@ func (m *Mirror) held(ctx context.Context, dgst digest.Digest) (*Answer, bool) {
 		m.cfg.Log.Info("held manifest can't be read", "digest", dgst, "reason", err.Error())
 		return nil, false
 	}
-	f := fetched{a.Descriptor, body, a.Source}
+	f := fetched{desc: a.Descriptor, body: body, source: a.Source}
 	m.memory.Add(dgst, f) // What a digest names never changes, so that there is nothing to forget.
 	return f.answer(), true
 }
@@ -107,27 +122,31 @@ func manifestKey(ref reference.Reference) string { return "manifest " + ref.Stri
 
 // fetch gets a manifest from other members, if it is asked for by digest, or from upstream, and keeps it.
 func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, origin upstream.Origin) (fetched, error) {
-	got, err := m.fetchFromMembers(ctx, ref)
+	route := m.cfg.Policy.Route(ref.Repository)
+	got, err := m.fetchFromMembers(ctx, ref, route)
 	if err != nil {
+		if !route.AsksUpstream() {
+			return fetched{}, m.gone(ctx, ref, outside(ref, route, err))
+		}
 		up, uerr := m.cfg.Upstream.Manifest(ctx, ref, origin)
 		if uerr != nil {
 			return fetched{}, m.gone(ctx, ref, uerr)
 		}
-		got = fetched{up.Descriptor, up.Body, Upstream}
+		got = fetched{up.Descriptor, up.Body, Upstream, up.Lifetime}
 	}
 	if err := m.cfg.Keeper.Put(ctx, got.desc, got.body); err != nil {
 		m.cfg.Log.V(1).Info("manifest not kept", "ref", ref.String(), "reason", err.Error())
 	}
-	m.learn(got.body)
+	m.learn(ref.Repository, got.body)
 	return got, nil
 }
 
-func (m *Mirror) fetchFromMembers(ctx context.Context, ref reference.Reference) (fetched, error) {
-	if m.cfg.Members == nil || ref.Digest == "" {
+func (m *Mirror) fetchFromMembers(ctx context.Context, ref reference.Reference, route policy.Route) (fetched, error) {
+	if m.cfg.Members == nil || !route.AsksMembers() || ref.Digest == "" {
 		return fetched{}, content.ErrNotFound
 	}
 	desc, body, err := m.cfg.Members.Manifest(ctx, ref)
-	return fetched{desc, body, Peer}, err
+	return fetched{desc: desc, body: body, source: Peer}, err
 }
 
 // gone takes note of a failed look-up, and passes it on.
@@ -144,8 +163,13 @@ func (m *Mirror) gone(ctx context.Context, ref reference.Reference, err error) e
 	return err
 }
 
+// outside says that a route asks nothing outside of the cluster.
+func outside(ref reference.Reference, route policy.Route, err error) error {
+	return fmt.Errorf("%s, and its route (%s) asks nothing outside of the cluster: %w", ref, route.Name, err)
+}
+
 // learn notes the sizes that a manifest tells of its children. A manifest that can't be read tells none.
-func (m *Mirror) learn(body []byte) {
+func (m *Mirror) learn(repo reference.Repository, body []byte) {
 	children, err := content.Children(body)
 	if err != nil {
 		return
@@ -153,4 +177,5 @@ func (m *Mirror) learn(body []byte) {
 	for _, c := range children[:min(len(children), maxRemembered/4)] {
 		m.sizes.Add(c.Digest, c.Size)
 	}
+	m.elsewhere.learn(repo, body)
 }

@@ -144,7 +144,7 @@ func (m *Members) Manifest(ctx context.Context, ref reference.Reference) (ocispe
 		if err != nil {
 			m.failed(member, ref, err)
 		}
-		return fetched{desc, body, Peer}, err
+		return fetched{desc: desc, body: body, source: Peer}, err
 	}, nil)
 	if err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("%s at other members: %w", ref, err)

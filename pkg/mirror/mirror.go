@@ -15,6 +15,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/foreign"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -24,8 +26,8 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// ErrBlocked says that configuration keeps a registry from being asked or answered for.
-var ErrBlocked = errors.New("registry is blocked by configuration")
+// ErrDenied says that configuration keeps a registry, a repository or a tag from being asked or answered for.
+var ErrDenied = errors.New("denied by configuration")
 
 // ErrProbe answers requests that only test whether they arrive.
 var ErrProbe = errors.New("the request has reached the mirror, which is all that it was for")
@@ -74,22 +76,17 @@ type Config struct {
 	Members *Members
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
-	// Mutable tells the tags that upstream is asked for before other members, because they move. Nil is none.
-	Mutable func(ref reference.Reference) bool
-	// Blocked tells which registries are neither asked nor answered for. Nil blocks none.
-	Blocked func(registry string) bool
+	// Policy says whom a request may reach, and who is believed about tags. Nil is that of a configuration without rules.
+	Policy *policy.Policy
+	// Foreign gets layers that are elsewhere. Nil gets none.
+	Foreign *foreign.Client
 
-	// FreshFor is how long a tag means what it was last confirmed to mean. Longer saves upstream requests; shorter
-	// sees a moved tag sooner. Zero confirms at each request.
-	FreshFor time.Duration
 	// FailedFor is how long a failed look-up is answered with the same failure, so that a client that retries in a
 	// loop does not reach upstream each time. Zero remembers nothing.
 	FailedFor time.Duration
 	// AnswerWithin is how long a client waits for the first byte of an answer before it is told to go elsewhere. 20
 	// seconds by default: containerd from 2.3 on gives a mirror 30 seconds, earlier ones wait for ever.
 	AnswerWithin time.Duration
-	// StaleIfError answers with the last known meaning of a tag while upstream can't be asked.
-	StaleIfError bool
 
 	Now        func() time.Time
 	Log        logr.Logger
@@ -98,13 +95,16 @@ type Config struct {
 
 // Mirror answers requests. It is safe for concurrent use.
 type Mirror struct {
-	cfg      Config
-	local    *Local
-	failures *lru.Cache[string, failure]
-	memory   *lru.Cache[digest.Digest, fetched]
-	sizes    *lru.Cache[digest.Digest, int64]
-	tags     *prometheus.CounterVec
-	probes   prometheus.Counter
+	cfg       Config
+	local     *Local
+	failures  *lru.Cache[string, failure]
+	memory    *lru.Cache[digest.Digest, fetched]
+	sizes     *lru.Cache[digest.Digest, int64]
+	windows   *lru.Cache[string, time.Duration] // What registries said of how long tags count.
+	elsewhere *elsewhere
+	tags      *prometheus.CounterVec
+	ages      prometheus.Histogram
+	probes    prometheus.Counter
 
 	shared  singleflight.Group
 	ctx     context.Context // What several clients wait for lives on it.
@@ -120,11 +120,25 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.AnswerWithin == 0 {
 		cfg.AnswerWithin = 20 * time.Second
 	}
-	if cfg.Mutable == nil {
-		cfg.Mutable = func(reference.Reference) bool { return false }
-	}
-	m := &Mirror{cfg: cfg, local: &Local{Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Blocked: cfg.Blocked, Now: cfg.Now}}
 	var err error
+	if cfg.Policy == nil {
+		if cfg.Policy, err = policy.Default(); err != nil {
+			return nil, fmt.Errorf("make default policy: %w", err)
+		}
+	}
+	m := &Mirror{cfg: cfg}
+	if m.elsewhere, err = newElsewhere(cfg.Policy.Foreign()); err != nil {
+		return nil, err
+	}
+	m.local = &Local{
+		Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Policy: cfg.Policy, Withheld: m.elsewhere.withheld, Now: cfg.Now,
+	}
+	if m.local.forgotten, err = lru.New[string, time.Time](maxRemembered); err != nil {
+		return nil, fmt.Errorf("make memory of forgotten tags: %w", err)
+	}
+	if m.windows, err = lru.New[string, time.Duration](maxRemembered); err != nil {
+		return nil, fmt.Errorf("make memory of lifetimes: %w", err)
+	}
 	if m.failures, err = lru.New[string, failure](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of failures: %w", err)
 	}
@@ -142,6 +156,10 @@ func New(cfg Config) (*Mirror, error) {
 		Name: "kioo_tag_lookups_total",
 		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
 	}, []string{"result"})
+	m.ages = factory.NewHistogram(prometheus.HistogramOpts{
+		Name: "kioo_tag_age_seconds", Help: "How long ago a registry confirmed what tags were answered to mean.",
+		Buckets: []float64{1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
+	})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
 }
@@ -167,13 +185,16 @@ type Answer struct {
 	Stale bool
 }
 
-// Check refuses requests for registries that are blocked, and those that only test whether they arrive.
+// Check refuses requests that the policy denies, and those that only test whether they arrive.
 func (m *Mirror) Check(repo reference.Repository) error {
 	if repo.IsProbe() {
 		m.probes.Inc()
 		return fmt.Errorf("%s: %w", repo, ErrProbe)
 	}
-	return m.local.Check(repo)
+	if m.cfg.Policy.Denied(repo) {
+		return fmt.Errorf("%s: %w (%s)", repo, ErrDenied, m.cfg.Policy.Route(repo).Name)
+	}
+	return nil
 }
 
 // Local gives what this node holds, for other members.

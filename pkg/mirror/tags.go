@@ -3,11 +3,14 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // meaning is what this node knows of a tag.
@@ -16,19 +19,31 @@ type meaning struct {
 	known bool
 	// fresh says that it may be believed without asking anybody.
 	fresh bool
+	// vouched says that it is upstream's word.
+	vouched bool
+	// rule and route are what holds for the tag.
+	rule  policy.TagRule
+	route policy.Route
 }
 
 // meaning looks up what this node knows of a tag. Only upstream's word makes it fresh: the runtime's record says when
 // an image was pulled, and each pull writes it again, whatever the pull was answered with.
 func (m *Mirror) meaning(ctx context.Context, ref reference.Reference) meaning {
+	known := meaning{rule: m.cfg.Policy.Tag(ref), route: m.cfg.Policy.Route(ref.Repository)}
 	tag, vouched, err := m.local.tag(ctx, ref)
 	if err != nil {
 		if !errors.Is(err, content.ErrNotFound) {
 			m.cfg.Log.Info("tag store failed", "ref", ref.String(), "reason", err.Error())
 		}
-		return meaning{}
+		return known
 	}
-	return meaning{Tag: tag, known: true, fresh: vouched && m.age(tag) < m.cfg.FreshFor}
+	known.Tag, known.known, known.vouched = tag, true, vouched
+	said, ok := m.windows.Get(ref.String())
+	if !ok {
+		said = -1
+	}
+	known.fresh = known.rule.Fresh(m.known(known), said)
+	return known
 }
 
 // byTag finds out what a tag means, from whoever may say so, and gets the manifest.
@@ -37,22 +52,27 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 		if a, err := m.byDigest(ctx, withDigest(ref, known.Tag), origin); err == nil {
 			return m.meant(a, known.Tag, "fresh"), nil
 		}
-		known = meaning{} // It means a manifest that can't be had any more. Ask again.
+		known.known, known.fresh = false, false // It means a manifest that can't be had any more. Ask again.
+	}
+	if !known.route.AsksUpstream() {
+		return m.withoutUpstream(ctx, ref, known)
 	}
 	key := manifestKey(ref)
 	if err := m.failed(key); err != nil {
 		return m.lastKnown(ctx, ref, known, err)
 	}
-	if !m.cfg.Mutable(ref) {
+	if known.rule.MembersFirst() {
 		// One confirmation serves the whole cluster; and where a tag is not expected to move, an old one will do.
-		if tag, err := m.askMembers(ctx, ref); err == nil && (!known.known || m.age(tag) < m.cfg.FreshFor) {
+		if tag, vouched, err := m.askMembers(ctx, ref, known); err == nil && known.rule.BelieveMembers(m.known(known), policy.Known{
+			Known: true, Vouched: vouched, Age: m.age(tag),
+		}) {
 			if a, err := m.byDigest(ctx, withDigest(ref, tag), origin); err == nil {
 				return m.meant(a, tag, Peer), nil
 			}
 		}
 	}
 	got, err := share(ctx, m, key, func(ctx context.Context) (fetched, error) {
-		if m.cfg.StaleIfError && (known.known || m.cfg.Members != nil && m.cfg.Mutable(ref)) {
+		if known.rule.FallsBack() && (known.known || m.cfg.Members != nil && !known.rule.MembersFirst()) {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, confirmWithin)
 			defer cancel()
@@ -63,8 +83,10 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 	case err != nil:
 		return m.lastKnown(ctx, ref, known, err)
 	case got.body != nil:
+		m.ages.Observe(0)
 		return m.kept(ctx, got), nil
 	}
+	m.ages.Observe(0)
 	return m.byDigest(ctx, withDigest(ref, content.Tag{Target: got.desc}), origin)
 }
 
@@ -75,30 +97,47 @@ func (m *Mirror) meant(a *Answer, tag content.Tag, how string) *Answer {
 	}
 	m.tags.WithLabelValues(how).Inc()
 	a.Age = m.age(tag)
+	m.ages.Observe(a.Age.Seconds())
 	return a
 }
 
 // age is how long ago a tag was confirmed.
 func (m *Mirror) age(tag content.Tag) time.Duration { return max(0, m.cfg.Now().Sub(tag.Confirmed)) }
 
-// askMembers asks the other members what a tag means, once for all who ask at the same time, and remembers it.
-func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference) (content.Tag, error) {
-	if m.cfg.Members == nil {
-		return content.Tag{}, content.ErrNotFound
+// known is what the policy has to know of a meaning.
+func (m *Mirror) known(k meaning) policy.Known {
+	return policy.Known{Known: k.known, Vouched: k.vouched, Age: m.age(k.Tag)}
+}
+
+// memberTag is what other members know of a tag.
+type memberTag struct {
+	content.Tag
+	vouched bool
+}
+
+// askMembers asks the other members what a tag means, once for all who ask at the same time, and remembers it. vouched
+// says that it is a registry's word.
+func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference, known meaning) (tag content.Tag, vouched bool, err error) {
+	if m.cfg.Members == nil || !known.route.AsksMembers() {
+		return content.Tag{}, false, content.ErrNotFound
 	}
-	return share(ctx, m, "members "+ref.String(), func(ctx context.Context) (content.Tag, error) {
+	got, err := share(ctx, m, "members "+ref.String(), func(ctx context.Context) (memberTag, error) {
 		tag, vouched, err := m.cfg.Members.Tag(ctx, ref)
 		if err != nil {
-			return tag, err
+			return memberTag{}, err
 		}
-		if stale := m.cfg.Now().Add(-m.cfg.FreshFor); !vouched && tag.Confirmed.After(stale) {
+		if !vouched && m.local.isForgotten(ref, tag) {
+			return memberTag{}, content.ErrNotFound
+		}
+		if stale := m.cfg.Now().Add(-known.rule.FreshFor); !vouched && tag.Confirmed.After(stale) {
 			tag.Confirmed = stale // It was pulled since, but nobody knows when a registry said so.
 		}
 		if own, err := m.cfg.Keeper.Tag(ctx, ref); err != nil || own.Confirmed.Before(tag.Confirmed) {
 			m.setTag(ctx, ref, tag)
 		}
-		return tag, nil
+		return memberTag{tag, vouched}, nil
 	})
+	return got.Tag, got.vouched, err
 }
 
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls
@@ -108,17 +147,18 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 		got, err := m.fetch(ctx, ref, origin)
 		if err == nil {
 			m.tags.WithLabelValues("new").Inc()
-			m.setTag(ctx, ref, content.Tag{Target: got.desc, Confirmed: m.cfg.Now()})
+			m.confirmed(ctx, ref, got.desc, got.lifetime)
 		}
 		return got, err
 	}
-	desc, err := m.cfg.Upstream.Head(ctx, ref, known.Target.Digest, origin)
+	head, err := m.cfg.Upstream.Head(ctx, ref, known.Target.Digest, origin)
 	if err != nil {
 		return fetched{}, m.gone(ctx, ref, err)
 	}
+	desc := head.Descriptor
 	if desc.Digest == known.Target.Digest {
 		m.tags.WithLabelValues("confirmed").Inc()
-		m.setTag(ctx, ref, content.Tag{Target: known.Target, Confirmed: m.cfg.Now()})
+		m.confirmed(ctx, ref, known.Target, head.Lifetime)
 		return fetched{desc: known.Target}, nil
 	}
 	// The new manifest comes first, so that the tag never means something that could not be had.
@@ -128,7 +168,7 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 		return fetched{}, err
 	}
 	m.tags.WithLabelValues("moved").Inc()
-	m.setTag(ctx, ref, content.Tag{Target: desc, Confirmed: m.cfg.Now()})
+	m.confirmed(ctx, ref, desc, head.Lifetime)
 	return fetched{desc: desc}, nil
 }
 
@@ -137,15 +177,18 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 func (m *Mirror) lastKnown(ctx context.Context, ref reference.Reference, known meaning, err error) (*Answer, error) {
 	unasked := errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, upstream.ErrRateLimited) ||
 		errors.Is(err, upstream.ErrInvalid) || errors.Is(err, context.DeadlineExceeded)
-	if !m.cfg.StaleIfError || !unasked {
+	if !known.rule.FallsBack() || !unasked {
 		return nil, err
 	}
 	tag := known.Tag
 	if !known.known {
 		var merr error
-		if tag, merr = m.askMembers(ctx, ref); merr != nil {
+		if tag, _, merr = m.askMembers(ctx, ref, known); merr != nil {
 			return nil, err
 		}
+	}
+	if !known.rule.FallBack(policy.Known{Known: true, Age: m.age(tag)}) {
+		return nil, fmt.Errorf("what is known of %s is %v old, and more than %v is too old: %w", ref, m.age(tag), known.rule.MaxStale, err)
 	}
 	a, aerr := m.byDigest(ctx, withDigest(ref, tag), upstream.Origin{})
 	if aerr != nil {
@@ -155,6 +198,51 @@ func (m *Mirror) lastKnown(ctx context.Context, ref reference.Reference, known m
 	a.Stale = true
 	m.cfg.Log.Info("tag not confirmed", "ref", ref.String(), "digest", tag.Target.Digest, "age", a.Age.String(), "reason", err.Error())
 	return a, nil
+}
+
+// withoutUpstream answers for a tag whose route asks nothing outside of the cluster: whatever is known here, or else at
+// other members, is what it means.
+func (m *Mirror) withoutUpstream(ctx context.Context, ref reference.Reference, known meaning) (*Answer, error) {
+	tag := known.Tag
+	how := "local"
+	if !known.known {
+		var err error
+		if tag, _, err = m.askMembers(ctx, ref, known); err != nil {
+			return nil, fmt.Errorf("%s, and its route (%s) asks nothing outside of the cluster: %w", ref, known.route.Name, err)
+		}
+		how = Peer
+	}
+	a, err := m.byDigest(ctx, withDigest(ref, tag), upstream.Origin{})
+	if err != nil {
+		return nil, err
+	}
+	return m.meant(a, tag, how), nil
+}
+
+// confirmed takes note of what upstream said of a tag just now.
+func (m *Mirror) confirmed(ctx context.Context, ref reference.Reference, target ocispec.Descriptor, lifetime upstream.Lifetime) {
+	if window := m.cfg.Policy.Bounded(lifetime.MaxAge, lifetime.Said); window >= 0 {
+		m.windows.Add(ref.String(), window)
+	} else {
+		m.windows.Remove(ref.String())
+	}
+	m.local.forgotten.Remove(ref.String())
+	m.setTag(ctx, ref, content.Tag{Target: target, Confirmed: m.cfg.Now()})
+}
+
+// Refresh forgets what a tag meant, and that it could not be looked up: the next who asks for it hears upstream's word.
+func (m *Mirror) Refresh(ctx context.Context, ref reference.Reference) error {
+	if ref.Tag == "" {
+		return fmt.Errorf("refresh %s: content by digest never changes, name a tag", ref)
+	}
+	m.local.forgotten.Add(ref.String(), m.cfg.Now())
+	m.windows.Remove(ref.String())
+	m.failures.Remove(manifestKey(ref))
+	if err := m.cfg.Keeper.DeleteTag(ctx, ref); err != nil {
+		return fmt.Errorf("refresh %s: %w", ref, err)
+	}
+	m.cfg.Log.Info("tag forgotten", "ref", ref.String())
+	return nil
 }
 
 func (m *Mirror) setTag(ctx context.Context, ref reference.Reference, tag content.Tag) {

@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -116,6 +118,22 @@ func (r *records) Tag(context.Context, reference.Reference) (content.Tag, error)
 	return *r.tag, nil
 }
 
+// rules gives the default policy, or one in which all tags move.
+func rules(t *testing.T, mutable bool) *policy.Policy {
+	t.Helper()
+	cfg := config.Default()
+	if mutable {
+		rule := config.DefaultTagRule()
+		rule.Policy = config.UpstreamFirst
+		cfg.Tags.Rules = []config.TagRule{rule}
+	}
+	p, err := policy.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // newMirror makes a mirror of a real store, the members of a town and a registry at a URL.
 func newMirror(t *testing.T, w *town, url string, mutable bool, pulled *records) (*mirror.Mirror, *cache.Cache) {
 	t.Helper()
@@ -124,15 +142,17 @@ func newMirror(t *testing.T, w *town, url string, mutable bool, pulled *records)
 		t.Fatal(err)
 	}
 	client, err := upstream.New(upstream.Config{
-		Registries: func(string) upstream.Registry { return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: url}}} },
-		Retries:    upstream.Retries{Attempts: 1},
+		Registries: func(reference.Repository) upstream.Registry {
+			return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: url}}}
+		},
+		Retries: upstream.Retries{Attempts: 1},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	m, err := mirror.New(mirror.Config{
 		Held: []mirror.Held{{Name: "cache", Store: store}}, Keeper: store, Tags: []content.TagStore{pulled}, Members: w.open(t), Upstream: client,
-		Mutable: func(reference.Reference) bool { return mutable }, FreshFor: time.Minute, FailedFor: time.Second, StaleIfError: true,
+		Policy: rules(t, mutable), FailedFor: time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -13,12 +13,15 @@ import (
 )
 
 func newForeign(cfg config.ForeignLayers) Foreign {
-	f := Foreign{Action: cfg.Action, Share: cfg.Share, hosts: cfg.Hosts, Networks: config.Prefixes(cfg.Networks), schemes: []string{"https"}}
+	f := Foreign{action: cfg.Action, Share: cfg.Share, hosts: cfg.Hosts, Networks: config.Prefixes(cfg.Networks), schemes: []string{"https"}}
 	if cfg.AllowHTTP {
 		f.schemes = append(f.schemes, "http")
 	}
 	return f
 }
+
+// Redirects tells whether clients are sent to the urls.
+func (f Foreign) Redirects() bool { return f.action == config.ForeignRedirect }
 
 // Check says why a foreign layer's url may not be used, if it may not. What its host resolves to is checked when it is
 // dialled, by Address.
@@ -28,7 +31,7 @@ func (f Foreign) Check(u *url.URL) error {
 		host += ":" + port
 	}
 	switch {
-	case f.Action == config.ForeignRefuse:
+	case f.action == config.ForeignRefuse:
 		return errors.New("foreignLayers.action is refuse")
 	case !slices.Contains(f.schemes, u.Scheme):
 		return fmt.Errorf("scheme %q is not one of %s", u.Scheme, strings.Join(f.schemes, ", "))

@@ -1,4 +1,5 @@
-// Package policy decides whom a request may reach, whom to believe about a tag, and where a foreign layer may come from.
+// Package policy decides whom a request may reach, whom to believe about a tag, and where a foreign layer may come
+// from.
 //
 // Its decisions are pure functions over the configuration and of what is known: no request is made here, no clock is
 // read, nothing is remembered. Who asks does what it says, and kioo explain prints it.
@@ -60,6 +61,9 @@ func New(cfg *config.Config) (*Policy, error) {
 	return p, nil
 }
 
+// Default is the policy of a configuration without rules.
+func Default() (*Policy, error) { return New(config.Default()) }
+
 // Route is what holds for one repository.
 type Route struct {
 	// Name is the rule's place in the configuration, or "default".
@@ -90,9 +94,7 @@ func (p *Policy) Route(repo reference.Repository) Route {
 		return r
 	}
 	if len(r.Endpoints) == 0 {
-		endpoint := config.DefaultEndpoint()
-		endpoint.URL = reference.BaseURL(repo.Registry)
-		r.Servers = []Server{{endpoint, rt.match}}
+		r.Servers = []Server{{config.EndpointAt(reference.BaseURL(repo.Registry)), rt.match}}
 	}
 	for _, e := range r.Endpoints {
 		e.URL = strings.Replace(e.URL, config.RegistryVariable, reference.Server(repo.Registry), 1)
@@ -101,8 +103,8 @@ func (p *Policy) Route(repo reference.Repository) Route {
 	return r
 }
 
-// Denied tells whether nothing is answered for a repository. Of an empty path, it tells whether that is so for the whole
-// registry.
+// Denied tells whether nothing is answered for a repository. Of an empty path, it tells whether that is so for the
+// whole registry.
 func (p *Policy) Denied(repo reference.Repository) bool {
 	if repo.Path != "" {
 		return p.Route(repo).Action == config.Deny
@@ -176,6 +178,9 @@ func (t TagRule) Fresh(own Known, said time.Duration) bool {
 	return t.Policy != config.Never && own.Known && own.Vouched && own.Age < window
 }
 
+// Answers tells whether such tags are answered for at all.
+func (t TagRule) Answers() bool { return t.Policy != config.Never }
+
 // MembersFirst tells whether other members are asked before upstream.
 func (t TagRule) MembersFirst() bool { return t.Policy == config.PeersFirst }
 
@@ -219,13 +224,12 @@ func (p *Policy) Foreign() Foreign { return p.foreign }
 
 // Foreign is what holds for foreign layers.
 type Foreign struct {
-	// Action is what is done about those that are held nowhere.
-	Action string
 	// Share says that those which may not be distributed are given to other members.
 	Share bool
 	// Networks are those in which hosts may be though they are private.
 	Networks []netip.Prefix
 
+	action  string
 	hosts   pattern.Hosts
 	schemes []string
 }

@@ -93,8 +93,8 @@ func Check(addr netip.Addr, most Reach, networks []netip.Prefix) error {
 	return nil
 }
 
-// Control gives a net.Dialer's Control that refuses what Check refuses. It sees the address after resolution, so that no
-// name can lead elsewhere than it was judged by.
+// Control gives a net.Dialer's Control that refuses what Check refuses. It sees the address after resolution, so that
+// no name can lead elsewhere than it was judged by.
 func Control(most Reach, networks []netip.Prefix) func(network, address string, _ syscall.RawConn) error {
 	return func(_, address string, _ syscall.RawConn) error {
 		addr, err := netip.ParseAddrPort(address)

@@ -15,13 +15,14 @@ func Server(registry string) string {
 
 // BaseURL is where a registry answers if nothing else is configured: at its own name, without TLS on this machine.
 func BaseURL(registry string) string {
-	if isLoopback(registry) {
+	if IsLoopback(registry) {
 		return "http://" + registry
 	}
 	return "https://" + Server(registry)
 }
 
-func isLoopback(host string) bool {
+// IsLoopback tells whether a registry's name, with or without a port, says that it is on this machine.
+func IsLoopback(host string) bool {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}

@@ -117,7 +117,9 @@ func TestBlobRanges(t *testing.T) {
 }
 
 func TestBadRequests(t *testing.T) {
-	s := newStack(t, options{mirror: func(c *mirror.Config) { c.Blocked = func(host string) bool { return host == "blocked.example.com" } }})
+	s := newStack(t, options{mirror: func(c *mirror.Config) {
+		c.Policy = registry.PolicyOf(t, "registries: [{match: blocked.example.com, action: deny}]")
+	}})
 	d := digest.FromString("x").String()
 	long := strings.Repeat("a", 256)
 	for _, test := range []struct {

@@ -38,8 +38,9 @@ func refuse(status int, code reference.Code, format string, args ...any) *refusa
 // a 404: container runtimes then go to the next host at once, where other statuses make them retry here or wait.
 func refused(kind reference.Kind, err error) *refusal {
 	var (
-		own  *refusal
-		name *reference.Error
+		own       *refusal
+		name      *reference.Error
+		elsewhere *mirror.Elsewhere
 	)
 	switch {
 	case errors.As(err, &own):
@@ -49,9 +50,13 @@ func refused(kind reference.Kind, err error) *refusal {
 			return refuse(http.StatusNotFound, name.Code, "%s", name.Message)
 		}
 		return refuse(http.StatusBadRequest, name.Code, "%s", name.Message)
+	case errors.As(err, &elsewhere):
+		r := refuse(http.StatusTemporaryRedirect, codeBlobUnknown, "%v", err)
+		r.header = http.Header{"Location": {elsewhere.URL}}
+		return r
 	case errors.Is(err, upstream.ErrLoop):
 		return refuse(http.StatusLoopDetected, reference.CodeUnsupported, "%v", err)
-	case errors.Is(err, mirror.ErrBlocked), errors.Is(err, mirror.ErrProbe):
+	case errors.Is(err, mirror.ErrDenied), errors.Is(err, mirror.ErrProbe):
 		return refuse(http.StatusNotFound, codeNameUnknown, "%v", err)
 	}
 	code := codeNameUnknown

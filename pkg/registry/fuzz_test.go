@@ -12,7 +12,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/reference"
 )
 
-// FuzzRequest sends paths and queries to an API whose every registry is blocked: what parses is refused with 404
+// FuzzRequest sends paths and queries to an API whose every registry is denied: what parses is refused with 404
 // before anything is asked, what does not with 400 or 405, and nothing else ever comes out.
 func FuzzRequest(f *testing.F) {
 	for _, seed := range []string{
@@ -22,7 +22,7 @@ func FuzzRequest(f *testing.F) {
 		f.Add(http.MethodGet, seed)
 	}
 	f.Add(http.MethodPut, "/v2/a/manifests/v1")
-	m, err := mirror.New(mirror.Config{Blocked: func(string) bool { return true }})
+	m, err := mirror.New(mirror.Config{Policy: policyOf(f, "registries: [{match: '*', action: deny}]")})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -228,7 +228,7 @@ func newStack(t *testing.T, o options) *stack {
 		timeouts = upstream.Timeouts{Connect: time.Second, FirstByte: 500 * time.Millisecond, Progress: 500 * time.Millisecond}
 	}
 	client, err := upstream.New(upstream.Config{
-		Registries: func(host string) upstream.Registry {
+		Registries: func(reference.Repository) upstream.Registry {
 			return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: s.remote.URL + "/"}}}
 		},
 		Timeouts: timeouts,
@@ -248,7 +248,7 @@ func newStack(t *testing.T, o options) *stack {
 	})
 	mcfg := mirror.Config{
 		Held: []mirror.Held{{Name: "cache", Store: s.cache}}, Keeper: s.cache, Flights: flights, Upstream: client,
-		FreshFor: time.Minute, FailedFor: 5 * time.Second, StaleIfError: true, Now: s.now, Log: log,
+		FailedFor: 5 * time.Second, Now: s.now, Log: log,
 	}
 	if o.mirror != nil {
 		o.mirror(&mcfg)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/registry"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -65,7 +66,11 @@ func TestTagWhileUpstreamCantBeAsked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, stale := range []bool{true, false} {
-				s := newStack(t, options{impatient: true, mirror: func(c *mirror.Config) { c.StaleIfError = stale }})
+				s := newStack(t, options{impatient: true, mirror: func(c *mirror.Config) {
+					if !stale {
+						c.Policy = registry.PolicyOf(t, "tags: {rules: [{match: '*:*', policy: upstream-only}]}")
+					}
+				}})
 				d := s.remote.putImage("org/app", "v1", []byte("a"))
 				s.get(t, tagPath).expect(t, 200)
 				s.later(beyond)

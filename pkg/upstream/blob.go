@@ -80,7 +80,7 @@ func (c *Client) Blob(
 
 // Forget drops what is remembered of where a blob is, for bytes that turned out to be wrong.
 func (c *Client) Forget(repo reference.Repository, dgst digest.Digest) {
-	if reg, ok := c.registries.Peek(repo.Registry); ok {
+	if reg, ok := c.known(repo); ok {
 		for _, ep := range reg.endpoints {
 			c.targets.Remove(targetKey{endpoint: ep, repository: repo.Path, digest: dgst})
 		}
@@ -121,7 +121,12 @@ func (b *Blob) Read(p []byte) (int, error) {
 			b.err = b.reopen()
 			continue
 		}
-		n, err := b.body.Read(p[:min(int64(len(p)), b.left)])
+		step, err := b.step(len(p))
+		if err != nil {
+			b.err = b.fail(err)
+			break
+		}
+		n, err := b.body.Read(p[:step])
 		b.off += int64(n)
 		b.left -= int64(n)
 		b.gained += int64(n)
@@ -135,6 +140,19 @@ func (b *Blob) Read(p []byte) (int, error) {
 		}
 	}
 	return 0, b.err
+}
+
+// step is how many bytes are read at once, when the registry's cap has room for them. Who waits for that is not silent.
+func (b *Blob) step(most int) (int64, error) {
+	n := min(int64(most), b.left)
+	if b.reg.limit == nil {
+		return n, nil
+	}
+	n = min(n, int64(b.reg.limit.Burst()))
+	if err := b.reg.limit.WaitN(b.ctx, int(n)); err != nil {
+		return 0, fmt.Errorf("wait for bandwidth: %w", err)
+	}
+	return n, nil
 }
 
 // finish looks at what follows the last byte, where nothing but the end of the stream says that it was the last.

@@ -162,7 +162,7 @@ func TestEndpointURLs(t *testing.T) {
 		{Endpoint{URL: s.URL}, "/v2/team/app/manifests/v1"},
 		{Endpoint{URL: s.URL + "/"}, "/v2/team/app/manifests/v1"},
 		{Endpoint{URL: s.URL + "/mirror"}, "/mirror/v2/team/app/manifests/v1"},
-		{Endpoint{URL: s.URL, RepositoryPrefix: "proxy/hub"}, "/v2/proxy/hub/team/app/manifests/v1"},
+		{Endpoint{URL: s.URL, Rewrite: below("proxy/hub")}, "/v2/proxy/hub/team/app/manifests/v1"},
 		{Endpoint{URL: s.URL, MirrorsNamespace: true}, "/v2/team/app/manifests/v1?ns=registry.test"},
 	} {
 		if err := tt.endpoint.Check(); err != nil {
@@ -175,11 +175,29 @@ func TestEndpointURLs(t *testing.T) {
 	}
 }
 
+func below(prefix string) func(reference.Repository) (string, error) {
+	return func(r reference.Repository) (string, error) { return prefix + "/" + r.Path, nil }
+}
+
+// A name that an endpoint can't have is no request: the next endpoint is asked.
+func TestRewriteRefused(t *testing.T) {
+	cache := serve(t, func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(404) })
+	origin := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) { serveBlob(w, r, []byte("data")) })
+	refuse := func(reference.Repository) (string, error) { return "", errors.New("no name there") }
+	c := client(t, fast(Endpoint{URL: cache.URL, Rewrite: refuse}, Endpoint{URL: origin.URL}))
+	if got, _, err := readBlob(t, c, []byte("data"), 0, -1); string(got) != "data" || err != nil || len(cache.seen()) != 0 {
+		t.Errorf("got %q, error %v, after %d requests", got, err, len(cache.seen()))
+	}
+	c = client(t, fast(Endpoint{URL: cache.URL, Rewrite: refuse}))
+	if _, _, err := readBlob(t, c, nil, 0, -1); !errors.Is(err, ErrInvalid) || len(cache.seen()) != 0 {
+		t.Errorf("error %v after %d requests", err, len(cache.seen()))
+	}
+}
+
 func TestEndpointCheck(t *testing.T) {
 	for _, e := range []Endpoint{
 		{}, {URL: "quay.io"}, {URL: "ftp://quay.io"}, {URL: "https://"}, {URL: "https://ann:s3cret@quay.io"},
 		{URL: "https://quay.io/v2"}, {URL: "https://quay.io/a/v2/"}, {URL: "https://quay.io?x=1"}, {URL: "https://%zz"},
-		{URL: "https://quay.io", RepositoryPrefix: "/x/"}, {URL: "https://quay.io", RepositoryPrefix: "../x"},
 		{URL: "https://quay.io", CAFile: "/does/not/exist"}, {URL: "https://quay.io", CAFile: os.DevNull},
 		{URL: "https://quay.io", ClientCertFile: "/does/not/exist"},
 	} {
@@ -190,19 +208,6 @@ func TestEndpointCheck(t *testing.T) {
 		c := client(t, fast(e))
 		if _, _, err := readBlob(t, c, nil, 0, -1); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("%+v: asking got error %v", e, err)
-		}
-	}
-}
-
-func TestDefaultEndpoint(t *testing.T) {
-	for host, want := range map[string]string{
-		"docker.io": "https://registry-1.docker.io", "quay.io": "https://quay.io", "registry.test:5443": "https://registry.test:5443",
-		"localhost": "http://localhost", "localhost:5000": "http://localhost:5000", "127.1.2.3:5000": "http://127.1.2.3:5000",
-		"[::1]": "http://[::1]", "[::1]:5000": "http://[::1]:5000", "10.0.0.1:5000": "https://10.0.0.1:5000",
-		"localhost.example.com": "https://localhost.example.com",
-	} {
-		if got := defaultEndpoint(host); got.URL != want || got.Check() != nil {
-			t.Errorf("%s: got %s, error %v", host, got.URL, got.Check())
 		}
 	}
 }

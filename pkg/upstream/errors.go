@@ -17,6 +17,7 @@ import (
 	"unicode"
 
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/kioo-dev/kioo/pkg/reach"
 	"github.com/kioo-dev/kioo/pkg/reference"
 )
 
@@ -149,7 +150,7 @@ func (r *request) failed(ep *endpoint, kind, err error) *Error {
 		if status := auth.status(); status != 0 {
 			e.setStatus(status)
 		}
-	case errors.As(err, &cert), errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, errClosed):
+	case errors.As(err, &cert), errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, errClosed), errors.Is(err, reach.ErrRefused):
 		e.retry = false
 	case errors.Is(err, context.Canceled):
 		e.kind, e.retry = nil, false // Who asked went away: that says nothing about the registry.

@@ -118,6 +118,9 @@ func (c *Client) askOne(
 
 // exchange gets one endpoint's answer, by way of its redirects. The answer may have any status.
 func (c *Client) exchange(ctx context.Context, reg *registry, ep *endpoint, r *request) (*http.Response, error) {
+	if err := ep.knows(r.repo); err != nil {
+		return nil, r.broken(ep, err)
+	}
 	key := r.target(ep)
 	if known, ok := c.targets.Get(key); ok && r.blob != "" {
 		if time.Now().Before(known.until) {
@@ -175,7 +178,7 @@ func (c *Client) send(
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("Via", strings.Join(append(slices.Clone(r.origin.Via), "1.1 "+c.cfg.Pseudonym), ", "))
 	if !sameOrigin(u, ep.url) {
-		return c.roundTrip(ctx, ep.away, req, reg.host)
+		return c.roundTrip(ctx, ep.redirects, req, reg.host)
 	}
 	if r.origin.ForwardedFor != "" {
 		req.Header.Set("X-Forwarded-For", r.origin.ForwardedFor)
@@ -249,7 +252,7 @@ func orNil(err *Error) error {
 
 // open finds the registry of a request and waits for leave to send it.
 func (c *Client) open(ctx context.Context, r *request, bulk bool) (*registry, func(), error) {
-	reg, err := c.registry(r.repo.Registry)
+	reg, err := c.registry(r.repo)
 	if err != nil {
 		return nil, nil, r.failed(nil, ErrUnavailable, err)
 	}

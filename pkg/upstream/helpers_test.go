@@ -81,7 +81,7 @@ func (s *server) host() string {
 // fast has short waits for tests against real servers.
 func fast(endpoints ...Endpoint) Config {
 	return Config{
-		Registries: func(string) Registry { return Registry{Endpoints: endpoints} },
+		Registries: func(reference.Repository) Registry { return Registry{Endpoints: endpoints} },
 		UserAgent:  "kioo/test",
 		Pseudonym:  "node-1",
 		Timeouts:   Timeouts{Connect: 2 * time.Second, FirstByte: 2 * time.Second, Progress: 2 * time.Second},

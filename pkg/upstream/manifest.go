@@ -9,7 +9,9 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -36,7 +38,31 @@ func (e errTooLarge) Error() string { return fmt.Sprintf("more than %d bytes", i
 type Manifest struct {
 	// Descriptor has media type, digest and size.
 	Descriptor ocispec.Descriptor
-	Body       []byte
+	// Body is empty where only the descriptor was asked for.
+	Body []byte
+	// Lifetime is what the registry said of how long the answer counts.
+	Lifetime Lifetime
+}
+
+// Lifetime is what Cache-Control and Age say of an answer.
+type Lifetime struct {
+	// MaxAge is how long it counts from now on. It is zero for what is not to be kept at all.
+	MaxAge time.Duration
+	// Said is false where they say nothing.
+	Said bool
+}
+
+func lifetime(header http.Header) Lifetime {
+	now := time.Now()
+	until, said := cacheUntil(header.Values("Cache-Control"), now)
+	if !said {
+		return Lifetime{}
+	}
+	age, err := strconv.ParseUint(header.Get("Age"), 10, 31)
+	if err != nil {
+		age = 0
+	}
+	return Lifetime{MaxAge: max(0, until.Sub(now)-time.Duration(age)*time.Second), Said: true}
 }
 
 func (c *Client) manifestRequest(op, method string, ref reference.Reference, o Origin) *request {
@@ -81,6 +107,7 @@ func readManifest(want digest.Digest, header http.Header, body []byte) (Manifest
 	return Manifest{
 		Descriptor: ocispec.Descriptor{MediaType: mediaType, Digest: got, Size: int64(len(body))},
 		Body:       body,
+		Lifetime:   lifetime(header),
 	}, nil
 }
 
@@ -144,19 +171,20 @@ func manifestType(contentType string, body []byte) (string, error) {
 // is needed, the manifest is fetched instead.
 func (c *Client) Head(
 	ctx context.Context, ref reference.Reference, known digest.Digest, o Origin,
-) (ocispec.Descriptor, error) {
+) (Manifest, error) {
 	r := c.manifestRequest("head manifest", http.MethodHead, ref, o)
 	if known != "" {
 		r.header.Set("If-None-Match", `"`+known.String()+`"`)
 		r.also = []int{http.StatusNotModified}
 	}
-	var desc ocispec.Descriptor
+	var m Manifest
 	err := c.small(ctx, r, 0, func(_ *endpoint, resp *http.Response, _ []byte) error {
+		m.Lifetime = lifetime(resp.Header)
 		if resp.StatusCode == http.StatusNotModified {
-			desc = ocispec.Descriptor{Digest: known}
+			m.Descriptor = ocispec.Descriptor{Digest: known}
 			return nil
 		}
-		desc = ocispec.Descriptor{
+		m.Descriptor = ocispec.Descriptor{
 			MediaType: declaredType(resp.Header.Get("Content-Type")),
 			Digest:    headerDigest(resp.Header),
 			Size:      resp.ContentLength,
@@ -164,15 +192,16 @@ func (c *Client) Head(
 		return nil
 	})
 	switch {
-	case headUnsupported(err), err == nil && !c.usable(ref, known, desc):
+	case headUnsupported(err), err == nil && !c.usable(ref, known, m.Descriptor):
 		m, err := c.Manifest(ctx, ref, o)
-		return m.Descriptor, err
+		m.Body = nil
+		return m, err
 	case err != nil:
-		return ocispec.Descriptor{}, err
-	case desc.Size > c.cfg.MaxManifestBytes:
-		return ocispec.Descriptor{}, r.failed(nil, ErrTooLarge, errTooLarge(c.cfg.MaxManifestBytes))
+		return Manifest{}, err
+	case m.Descriptor.Size > c.cfg.MaxManifestBytes:
+		return Manifest{}, r.failed(nil, ErrTooLarge, errTooLarge(c.cfg.MaxManifestBytes))
 	}
-	return desc, nil
+	return m, nil
 }
 
 // usable says whether a HEAD's answer has all that a client needs.

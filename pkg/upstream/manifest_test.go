@@ -165,7 +165,8 @@ func TestHead(t *testing.T) {
 		if tt.byHash {
 			ref = reference.Reference{Repository: repo, Digest: dgst}
 		}
-		got, err := client(t, fast(at(s)...)).Head(t.Context(), ref, tt.known, Origin{})
+		m, err := client(t, fast(at(s)...)).Head(t.Context(), ref, tt.known, Origin{})
+		got := m.Descriptor
 		if tt.err == errAny && err != nil {
 			continue
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -13,7 +12,11 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 )
+
+// minStep and maxStep bound how many bytes are read at once under a cap.
+const minStep, maxStep = 4 << 10, 256 << 10
 
 // coolDown is how long an endpoint that could not be reached is passed over while another one follows it: a dead
 // corporate cache must not cost every request its connect timeout.
@@ -21,21 +24,27 @@ const coolDown = 30 * time.Second
 
 // Registry says how one registry is reached.
 type Registry struct {
+	// Name tells apart what is configured for parts of one registry: each has connections, tokens and limits of its own.
+	Name string
 	// Endpoints are asked in order until one has what is wanted. The last one's word is final: let that be the
 	// registry itself. Empty means the registry's own address; for docker.io that is registry-1.docker.io, and for
 	// loopback hosts plain HTTP.
 	Endpoints []Endpoint
 	// MaxConcurrent is how many requests run at a time. Default: Config.MaxConcurrent.
 	MaxConcurrent int
+	// BytesPerSecond caps blobs, all of them together. Default: no cap.
+	BytesPerSecond int64
 }
 
 // Endpoint is one server that answers for a registry.
 type Endpoint struct {
 	// URL is "https://host[:port][/path]", or http for plain HTTP. A path goes before /v2.
 	URL string
-	// RepositoryPrefix goes before the repository's name, as caches want it that keep several registries apart by
-	// project: "dockerhub" asks for /v2/dockerhub/library/nginx. Default: none.
-	RepositoryPrefix string
+	// Rewrite gives what the server calls a repository. Default: what it is called.
+	Rewrite func(repo reference.Repository) (string, error)
+	// Unlisted says that nobody configured this endpoint: it is where a name says that its registry is, and names come
+	// from clients. Addresses that are for nobody are then refused, and this machine's own unless the name says so.
+	Unlisted bool
 	// CAFile holds certificates in PEM that are trusted besides the system's. Default: none.
 	CAFile string
 	// ClientCertFile and ClientKeyFile are shown to this endpoint alone, never to where it redirects. They are read
@@ -72,11 +81,6 @@ func (e Endpoint) parse() (*url.URL, error) {
 	if strings.HasSuffix(u.Path, "/v2/") {
 		return nil, fmt.Errorf("endpoint %q ends in /v2, which is added by itself", clean(e.URL))
 	}
-	if e.RepositoryPrefix != "" {
-		if _, err := reference.NewRepository("", e.RepositoryPrefix); err != nil {
-			return nil, fmt.Errorf("endpoint %q: repository prefix: %w", clean(e.URL), err)
-		}
-	}
 	return u, nil
 }
 
@@ -90,35 +94,44 @@ type registry struct {
 	endpoints []*endpoint
 	all       *semaphore.Weighted // Every request.
 	bulk      *semaphore.Weighted // Blobs, which may not take all of the above.
+	limit     *rate.Limiter       // Of blobs' bytes; nil without a cap.
 }
+
+// registryKey is what a registry's state is remembered under.
+type registryKey struct{ host, name string }
 
 // endpoint is a server with what it needs: connections, tokens, and whether it was found dead.
 type endpoint struct {
-	url    *url.URL
-	prefix string
-	ns     bool
-	direct http.RoundTripper // For the endpoint itself: shows the client certificate.
-	away   http.RoundTripper // For every other origin.
-	grants *grants
-	dead   atomic.Int64 // Until when it is passed over, in Unix nanoseconds.
+	url       *url.URL
+	rewrite   func(reference.Repository) (string, error)
+	ns        bool
+	direct    http.RoundTripper // For the endpoint itself: shows the client certificate.
+	away      http.RoundTripper // For every other origin.
+	redirects http.RoundTripper // For those that the endpoint redirects to.
+	grants    *grants
+	dead      atomic.Int64 // Until when it is passed over, in Unix nanoseconds.
 }
 
-// registry finds or makes a registry's state.
-func (c *Client) registry(host string) (*registry, error) {
+// registry finds or makes the state of a repository's registry.
+func (c *Client) registry(repo reference.Repository) (*registry, error) {
 	c.making.Lock()
 	defer c.making.Unlock()
-	if r, ok := c.registries.Get(host); ok {
+	host, cfg := repo.Registry, c.cfg.Registries(repo)
+	key := registryKey{host, cfg.Name}
+	if r, ok := c.registries.Get(key); ok {
 		return r, nil
 	}
-	cfg := c.cfg.Registries(host)
 	if len(cfg.Endpoints) == 0 {
-		cfg.Endpoints = []Endpoint{defaultEndpoint(host)}
+		cfg.Endpoints = []Endpoint{{URL: reference.BaseURL(host), Unlisted: true}}
 	}
 	if cfg.MaxConcurrent <= 0 {
 		cfg.MaxConcurrent = c.cfg.MaxConcurrent
 	}
 	n := int64(cfg.MaxConcurrent)
 	r := &registry{host: host, all: semaphore.NewWeighted(n), bulk: semaphore.NewWeighted(n - n/4)}
+	if cfg.BytesPerSecond > 0 {
+		r.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), int(min(max(cfg.BytesPerSecond/8, minStep), maxStep)))
+	}
 	for _, e := range cfg.Endpoints {
 		ep, err := c.endpoint(e)
 		if err != nil {
@@ -126,7 +139,7 @@ func (c *Client) registry(host string) (*registry, error) {
 		}
 		r.endpoints = append(r.endpoints, ep)
 	}
-	c.registries.Add(host, r)
+	c.registries.Add(key, r)
 	return r, nil
 }
 
@@ -144,38 +157,31 @@ func (c *Client) endpoint(e Endpoint) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	ep := &endpoint{url: u, prefix: e.RepositoryPrefix, ns: e.MirrorsNamespace, direct: direct, away: away}
+	ep := &endpoint{url: u, rewrite: e.Rewrite, ns: e.MirrorsNamespace, direct: direct, away: away}
+	c.guard(ep, e)
 	ep.grants, err = newGrants(c, ep)
 	return ep, err
 }
 
-func defaultEndpoint(host string) Endpoint {
-	switch {
-	case host == reference.DockerHub:
-		return Endpoint{URL: "https://registry-1.docker.io"}
-	case isLoopback(host):
-		return Endpoint{URL: "http://" + host}
-	}
-	return Endpoint{URL: "https://" + host}
-}
-
-func isLoopback(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return ip != nil && ip.IsLoopback()
-}
-
-// repository is the repository's name as this endpoint knows it.
+// repository is the repository's name as this endpoint knows it, empty if it can have none there.
 func (e *endpoint) repository(repo reference.Repository) string {
-	if e.prefix == "" {
+	if e.rewrite == nil {
 		return repo.Path
 	}
-	return e.prefix + "/" + repo.Path
+	path, err := e.rewrite(repo)
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// knows says why a repository can't be asked for at this endpoint, if it can't.
+func (e *endpoint) knows(repo reference.Repository) error {
+	if e.rewrite == nil {
+		return nil
+	}
+	_, err := e.rewrite(repo)
+	return err
 }
 
 // passed says whether the endpoint was found dead a short while ago.

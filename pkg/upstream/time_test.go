@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -36,7 +37,7 @@ func virtual(t *testing.T, endpoints []Endpoint, n network, run func(t *testing.
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c, err := New(Config{
-			Registries:   func(string) Registry { return Registry{Endpoints: endpoints, MaxConcurrent: 4} },
+			Registries:   func(reference.Repository) Registry { return Registry{Endpoints: endpoints, MaxConcurrent: 4} },
 			roundTripper: n,
 		})
 		if err != nil {

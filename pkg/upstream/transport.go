@@ -72,6 +72,8 @@ type transports struct {
 	cfg   Config
 	mu    sync.Mutex // Held over finding and making, so that two registries don't make a pool each.
 	cache *lru.Cache[tlsFiles, *http.Transport]
+	// limited are those whose connections go only so far into a network.
+	limited *lru.Cache[guardedKey, *http.Transport]
 }
 
 func newTransports(cfg Config) (*transports, error) {
@@ -79,7 +81,11 @@ func newTransports(cfg Config) (*transports, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make table of transports: %w", err)
 	}
-	return &transports{cfg: cfg, cache: cache}, nil
+	limited, err := lru.NewWithEvict(maxTransports, func(_ guardedKey, t *http.Transport) { t.CloseIdleConnections() })
+	if err != nil {
+		return nil, fmt.Errorf("make table of transports: %w", err)
+	}
+	return &transports{cfg: cfg, cache: cache, limited: limited}, nil
 }
 
 func (t *transports) get(files tlsFiles) (http.RoundTripper, error) {
@@ -118,7 +124,7 @@ func (t *transports) get(files tlsFiles) (http.RoundTripper, error) {
 }
 
 func (t *transports) closeIdle() {
-	for _, tr := range t.cache.Values() {
+	for _, tr := range append(t.cache.Values(), t.limited.Values()...) {
 		tr.CloseIdleConnections()
 	}
 }

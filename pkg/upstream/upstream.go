@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -34,9 +36,12 @@ const (
 
 // Config configures a Client. The zero value works: every registry at its own address, without credentials.
 type Config struct {
-	// Registries says how to reach a registry, by host as reference.ParseRegistry gives it. Default: each at its own
-	// address. It is called again now and then, by one goroutine at a time.
-	Registries func(host string) Registry
+	// Registries says how to reach the registry of a repository. Default: each at its own address. It is called for each
+	// request, by one goroutine at a time; what it gives under one name is looked at once.
+	Registries func(repo reference.Repository) Registry
+	// Networks are those that redirects may lead into whatever the address of the registry itself. Others may lead only
+	// as far in as that is: see package reach. Default: none.
+	Networks []netip.Prefix
 	// Credentials is the path of a Docker config.json, whose credHelpers and credsStore are used too. Default: none.
 	// The file is read again whenever a registry asks who we are, so a changed secret needs no restart.
 	Credentials string
@@ -106,7 +111,7 @@ type Origin struct {
 type Client struct {
 	cfg        Config
 	making     sync.Mutex // Held while a registry's state is made: two of them would have tokens and limits each.
-	registries *lru.Cache[string, *registry]
+	registries *lru.Cache[registryKey, *registry]
 	targets    *lru.Cache[targetKey, target]
 	transports *transports
 	creds      credentialStore
@@ -128,7 +133,7 @@ func New(cfg Config) (*Client, error) {
 	if err := creds.check(); err != nil {
 		return nil, fmt.Errorf("configure upstream client: %w", err)
 	}
-	registries, err := lru.New[string, *registry](maxRegistries)
+	registries, err := lru.New[registryKey, *registry](maxRegistries)
 	if err != nil {
 		return nil, fmt.Errorf("make table of registries: %w", err)
 	}
@@ -176,7 +181,7 @@ func (c *Client) background(f func(ctx context.Context)) bool {
 
 func (c *Config) complete() error {
 	if c.Registries == nil {
-		c.Registries = func(string) Registry { return Registry{} }
+		c.Registries = func(reference.Repository) Registry { return Registry{} }
 	}
 	if c.Proxy == nil {
 		c.Proxy = http.ProxyFromEnvironment
