@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"sync"
+	"sync/atomic"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/content"
@@ -222,10 +223,14 @@ type foreignSource struct {
 	ref    reference.Reference
 	layer  foreign.Layer
 	urls   []*url.URL
+	wrong  atomic.Bool
 }
 
 // Open implements flight.Source.
 func (s *foreignSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	if s.wrong.Load() {
+		return nil, fmt.Errorf("%s gave wrong bytes before", s)
+	}
 	in, err := s.client.Open(ctx, s.layer, s.urls, off, end)
 	if err != nil {
 		return nil, err
@@ -236,8 +241,8 @@ func (s *foreignSource) Open(ctx context.Context, off, end int64) (flight.Stream
 // Trusted implements flight.Source: whoever wrote the manifest chose the url.
 func (s *foreignSource) Trusted() bool { return false }
 
-// Blame implements flight.Source. The next pull asks again: nobody else has it.
-func (s *foreignSource) Blame(error) {}
+// Blame implements flight.Source: this pull does not ask again, the next one does.
+func (s *foreignSource) Blame(error) { s.wrong.Store(true) }
 
 // Kind implements flight.Source.
 func (s *foreignSource) Kind() string { return Foreign }

@@ -72,6 +72,13 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 		}
 	}
 	got, err := share(ctx, m, key, func(ctx context.Context) (fetched, error) {
+		// Somebody may have asked while this one was about to.
+		if err := m.failed(key); err != nil {
+			return fetched{}, err
+		}
+		if now := m.meaning(ctx, ref); now.fresh && now.Confirmed.After(known.Confirmed) {
+			return fetched{desc: now.Target}, nil
+		}
 		if known.rule.FallsBack() && (known.known || m.cfg.Members != nil && !known.rule.MembersFirst()) {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, confirmWithin)

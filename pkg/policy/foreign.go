@@ -27,6 +27,9 @@ func (f Foreign) Redirects() bool { return f.action == config.ForeignRedirect }
 // dialled, by Address.
 func (f Foreign) Check(u *url.URL) error {
 	host := u.Hostname()
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
 	if port := u.Port(); port != "" && port != map[string]string{"https": "443", "http": "80"}[u.Scheme] {
 		host += ":" + port
 	}
@@ -40,7 +43,7 @@ func (f Foreign) Check(u *url.URL) error {
 	case !f.hosts.Match(host):
 		return fmt.Errorf("host %q is not in foreignLayers.hosts", host)
 	}
-	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
 		return f.Address(addr)
 	}
 	return nil

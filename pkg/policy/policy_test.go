@@ -261,7 +261,7 @@ func TestForeignURLs(t *testing.T) {
 		"https://a.example.com:22/x": {true, false}, "https://files.io:8443/x": {true, true}, "https://files.io/x": {true, false},
 		"ftp://a.example.com/x": {false, false}, "https://user:pw@a.example.com/x": {false, false}, "https:a.example.com": {false, false},
 		"https://169.254.169.254/x": {false, false}, "https://10.1.0.1/x": {true, false}, "https://10.2.0.1/x": {false, false},
-		"https://[::1]/x": {false, false}, "https://[::ffff:7f00:1]/x": {false, false}, "file:///etc/passwd": {false, false},
+		"https://10.2.0.1:8443/x": {false, false}, "https://[::1]:8443/x": {false, false}, "https://[::1]/x": {false, false}, "https://[::ffff:7f00:1]/x": {false, false}, "file:///etc/passwd": {false, false},
 	} {
 		u, err := url.Parse(raw)
 		if err != nil {

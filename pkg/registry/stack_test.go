@@ -177,6 +177,7 @@ type stack struct {
 	url    string
 	remote *remote
 	cache  *cache.Cache
+	mirror *mirror.Mirror
 	now    func() time.Time
 	mu     sync.Mutex
 	offset time.Duration
@@ -257,6 +258,7 @@ func newStack(t *testing.T, o options) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.mirror = m
 	rcfg := registry.Config{Resolver: reference.Resolver{Default: upstreamHost}, Backend: m, Pseudonym: "kioo-test", MaxHops: 3, Log: log}
 	if o.registry != nil {
 		o.registry(&rcfg)
