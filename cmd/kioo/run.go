@@ -78,7 +78,8 @@ what they hold.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{command: cmd.CommandPath(), err: err}
 	})
-	root.AddCommand(newServe(s), newConfigure(s), newCleanup(s), newCheck(s), newKey(s), newVerify(s), newVersion(s))
+	root.AddCommand(newServe(s), newConfigure(s), newCleanup(s), newCheck(s), newExplain(s), newRefresh(s),
+		newPrefetch(s), newKey(s), newVerify(s), newVersion(s))
 	return root
 }
 

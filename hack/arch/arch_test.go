@@ -26,7 +26,7 @@ const (
 // layers says which of our packages each package may import; a name stands for what is below it too. Arrows point one
 // way: from the API that clients see down to names and bytes. Tests may import what they like.
 var layers = map[string][]string{
-	"cmd/kioo":          {"pkg/config", "pkg/content/cache", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/upstream"},
+	"cmd/kioo":          {"pkg/config", "pkg/content/cache", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/policy", "pkg/prefetch", "pkg/reference", "pkg/upstream"},
 	"pkg/reference":     {},
 	"pkg/swarm":         {},
 	"pkg/httpserver":    {},
@@ -35,6 +35,8 @@ var layers = map[string][]string{
 	"pkg/reach":         {},
 	"pkg/config":        {"pkg/pattern", "pkg/reference"},
 	"pkg/policy":        {"pkg/config", "pkg/pattern", "pkg/reach", "pkg/reference"},
+	"pkg/events":        {},
+	"pkg/prefetch":      {"pkg/content", "pkg/mirror", "pkg/reference", "pkg/upstream"},
 	"pkg/foreign":       {"pkg/policy", "pkg/reach"},
 	"pkg/content":       {"pkg/reference"},
 	"pkg/content/cache": {"pkg/content", "pkg/reference"},

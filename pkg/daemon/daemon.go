@@ -15,6 +15,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/content/containerd"
+	"github.com/kioo-dev/kioo/pkg/events"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/foreign"
 	"github.com/kioo-dev/kioo/pkg/hosts"
@@ -56,6 +57,8 @@ type Daemon struct {
 	mirror   *mirror.Mirror
 	server   *httpserver.Server
 	status   *status
+	control  *control
+	events   *events.Queue // Nil where nobody wants to hear of them.
 
 	listeners []net.Listener
 	watched   net.Listener // Metrics and health; nil if off.
@@ -77,10 +80,13 @@ func New(cfg Config) (_ *Daemon, err error) {
 	if d.fleet, err = d.openFleet(); err != nil {
 		return nil, err
 	}
+	pseudonym := "kioo-" + rand.Text()[:16]
+	if d.events, err = d.openEvents(pseudonym); err != nil {
+		return nil, err
+	}
 	if err := d.openStores(); err != nil {
 		return nil, err
 	}
-	pseudonym := "kioo-" + rand.Text()[:16]
 	if err := d.openUpstream(cfg.Version, pseudonym); err != nil {
 		return nil, err
 	}
@@ -107,12 +113,21 @@ func (d *Daemon) openStores() (err error) {
 	if c.Keep == config.KeepNever {
 		cfg.MaxBytes, cfg.SpoolBytes = 0, cfg.MaxBytes+cfg.SpoolBytes
 	}
+	var watching observers
 	if d.fleet != nil {
-		cfg.Observer = d.fleet.announcer
+		watching = append(watching, d.fleet.announcer)
+	}
+	told := &cacheEvents{queue: d.events}
+	if d.events != nil {
+		watching = append(watching, told)
+	}
+	if len(watching) > 0 {
+		cfg.Observer = watching
 	}
 	if d.cache, err = cache.Open(cfg); err != nil {
 		return fmt.Errorf("open cache: %w", err)
 	}
+	told.open.Store(true)
 	d.flights = flight.New(flight.Config{
 		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) {
 			spool, err := d.cache.Create(dgst, size)
@@ -198,18 +213,21 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 	if err != nil {
 		return err
 	}
+	d.mirror.Recall(context.Background(), d.cache.Manifests())
 	handler := registry.New(registry.Config{
 		Resolver:  reference.Resolver{Default: d.cfg.Mirror.DefaultRegistry, Prefix: d.cfg.Mirror.PathPrefix},
 		Backend:   d.mirror,
 		Pseudonym: pseudonym,
 		MaxHops:   d.cfg.Mirror.MaxHops,
+		Pulled:    pulled(d.events),
 		Log:       d.log.WithName("registry"), Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "node"}, d.metrics),
 	})
+	d.openControl()
 	if d.fleet != nil {
 		d.serveMembers()
 	}
 	d.server = registry.NewServer(handler, d.cfg.Mirror.MaxConnections, d.cfg.Shutdown.Timeout, d.log.WithName("http"))
-	d.status = &status{metrics: d.metrics, log: d.log}
+	d.status = &status{metrics: d.metrics, log: d.log, control: d.control.local()}
 	return nil
 }
 
@@ -274,6 +292,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 		group.Go(func() error { return k.letGo(groupCtx) })
 		group.Go(func() error { return k.follow(groupCtx) })
 	}
+	if d.events != nil {
+		group.Go(func() error { return d.events.Run(groupCtx) })
+	}
+	group.Go(func() error { return d.warm(front) })
 	if d.watcher != nil {
 		group.Go(func() error { return d.watcher.Run(front) })
 	}
@@ -322,6 +344,9 @@ func (d *Daemon) close() error {
 	}
 	if d.cache != nil {
 		errs = append(errs, d.cache.Close())
+	}
+	if d.events != nil {
+		errs = append(errs, d.events.Close())
 	}
 	return errors.Join(errs...)
 }

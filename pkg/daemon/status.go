@@ -27,6 +27,8 @@ type status struct {
 	metrics *prometheus.Registry
 	log     logr.Logger
 	ready   atomic.Bool
+	// control answers for what is below /kioo/, in its own time.
+	control http.Handler
 }
 
 func (s *status) handler() http.Handler {
@@ -45,10 +47,20 @@ func (s *status) handler() http.Handler {
 	return mux
 }
 
+// outer gives those who ask for something to be done all the time that it takes.
+func (s *status) outer() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", http.TimeoutHandler(s.handler(), statusTimeout, "too slow\n"))
+	if s.control != nil {
+		mux.Handle("/kioo/", s.control)
+	}
+	return mux
+}
+
 // run serves until ctx ends.
 func (s *status) run(ctx context.Context, l net.Listener) error {
 	server := httpserver.New(httpserver.Config{
-		Handler: http.TimeoutHandler(s.handler(), statusTimeout, "too slow\n"), MaxConnections: maxStatusConnections,
+		Handler: s.outer(), MaxConnections: maxStatusConnections,
 		HeaderTimeout: 5 * time.Second, BodyTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10, Log: s.log,
 	})
 	return server.Run(ctx, l)

@@ -95,6 +95,24 @@ func (e *elsewhere) learn(repo reference.Repository, body []byte) {
 	}
 }
 
+// Recall looks at manifests that are held, for layers that may not be passed on. It is for the start: later, manifests
+// are seen when they pass by.
+func (m *Mirror) Recall(ctx context.Context, held []digest.Digest) {
+	if m.cfg.Policy.Foreign().Share {
+		return
+	}
+	for _, dgst := range held {
+		a, err := m.local.manifest(ctx, dgst)
+		if err != nil {
+			continue // It is no manifest, or it has gone.
+		}
+		if body, err := content.ReadAll(ctx, a.Blob, content.MaxManifestBytes); err == nil {
+			m.elsewhere.learn(reference.Repository{}, body)
+		}
+		a.Blob.Close()
+	}
+}
+
 func (e *elsewhere) note(c ocispec.Descriptor) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

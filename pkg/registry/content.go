@@ -37,6 +37,7 @@ func (h *Handler) manifest(w *response, req *http.Request, x *exchange) error {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
+	x.desc, x.whole = a.Descriptor, true
 	return send(req.Context(), w, req, a, byteRange{0, a.Descriptor.Size}, http.StatusOK)
 }
 
@@ -81,6 +82,7 @@ func (h *Handler) blob(w *response, req *http.Request, x *exchange) error {
 		w.Header().Set("Content-Range", r.contentRange(a.Descriptor.Size))
 		w.Header().Set("Content-Length", fmt.Sprint(r.n))
 	}
+	x.desc, x.whole = a.Descriptor, r.off+r.n == a.Descriptor.Size
 	return send(req.Context(), w, req, a, r, status)
 }
 

@@ -49,8 +49,22 @@ type Config struct {
 	// default; clients slower than that are cut off, and runtimes then resume where they were.
 	WriteTimeout time.Duration
 
+	// Pulled hears of content that a client got, to its end. It must not wait. Nil: nobody does.
+	Pulled func(p Pull)
+
 	Log        logr.Logger
 	Registerer prometheus.Registerer
+}
+
+// Pull is a manifest or a blob that a client got.
+type Pull struct {
+	Ref        reference.Reference
+	Descriptor ocispec.Descriptor
+	// Path is what was asked for, below the address of the mirror.
+	Path string
+	// ID is the request's.
+	ID                              string
+	Client, Host, Method, UserAgent string
 }
 
 // Handler serves the API. It is safe for concurrent use.
@@ -90,6 +104,9 @@ type exchange struct {
 	ref    reference.Reference
 	source string
 	stale  bool
+	// desc is what was sent, to its end if whole is set.
+	desc  ocispec.Descriptor
+	whole bool
 }
 
 // ServeHTTP implements http.Handler.
@@ -106,6 +123,12 @@ func (h *Handler) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 		refused(x.kind, err).write(w)
 	}
 	h.record(w, req, x, err, time.Since(began))
+	if h.cfg.Pulled != nil && err == nil && x.whole && req.Method == http.MethodGet {
+		h.cfg.Pulled(Pull{
+			Ref: x.ref, Descriptor: x.desc, Path: cut(req.URL.EscapedPath()), ID: x.id,
+			Client: req.RemoteAddr, Host: cut(req.Host), Method: req.Method, UserAgent: cut(req.UserAgent()),
+		})
+	}
 }
 
 // serve answers a request, or says in an error why it can't. Once a status is written, an error means that the
