@@ -92,7 +92,11 @@ func TestServesAndKeeps(t *testing.T) {
 		}
 		code, metrics := get(t, status+"/metrics")
 		source := []string{"upstream", "cache"}[round]
-		if want := `kioo_served_bytes_total{api="node",source="` + source + `"} 5000`; code != 200 || !strings.Contains(metrics, want) {
+		want := `kioo_served_bytes_total{api="node",source="` + source + `"} 5000`
+		for deadline := time.Now().Add(5 * time.Second); !strings.Contains(metrics, want) && time.Now().Before(deadline); {
+			code, metrics = get(t, status+"/metrics") // What was sent is counted a moment after it has arrived.
+		}
+		if code != 200 || !strings.Contains(metrics, want) {
 			t.Errorf("round %d: metrics lack %s", round, want)
 		}
 		lint(t, metrics)

@@ -143,7 +143,8 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestRestart emits while a receiver is down and the queue is stopped and opened again: each event arrives, at least once.
+// TestRestart emits while a receiver is down and the queue is stopped and opened again: each event arrives, at least
+// once.
 func TestRestart(t *testing.T) {
 	down := true
 	r := newReceiver(t, func(int) bool { return down })

@@ -2,8 +2,8 @@
 // one.
 //
 // It asks the node's own mirror as a client would, for everything that this node's platform needs of an image, and
-// throws the bytes away: what they leave behind in the cache is what it is for. Nodes that bring in the same image at the
-// same time share its bytes as all pulls do.
+// throws the bytes away: what they leave behind in the cache is what it is for. Nodes that bring in the same image at
+// the same time share its bytes as all pulls do.
 package prefetch
 
 import (
