@@ -177,7 +177,7 @@ func (d *Daemon) registry(repo reference.Repository) upstream.Registry {
 	r := upstream.Registry{
 		Name: route.Name, MaxConcurrent: route.MaxConcurrentRequests, BytesPerSecond: int64(route.MaxBytesPerSecond),
 	}
-	for _, s := range route.Servers {
+	for _, s := range route.Servers() {
 		r.Endpoints = append(r.Endpoints, upstream.Endpoint{
 			URL: s.URL, Rewrite: s.Rewrite, CAFile: s.CAFile, Unlisted: len(route.Endpoints) == 0,
 			ClientCertFile: s.ClientCertFile, ClientKeyFile: s.ClientKeyFile, MirrorsNamespace: s.SendNamespace,

@@ -154,7 +154,7 @@ func New(cfg Config) (*Mirror, error) {
 	})
 	m.tags = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_tag_lookups_total",
-		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
+		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), local (the route asks nobody outside), failed.",
 	}, []string{"result"})
 	m.ages = factory.NewHistogram(prometheus.HistogramOpts{
 		Name: "kioo_tag_age_seconds", Help: "How long ago a registry confirmed what tags were answered to mean.",

@@ -119,7 +119,7 @@ func (p *Plan) upstream(ref reference.Reference, route Route, s Surroundings, wh
 		p.add(Step{Who: Client, Why: "404: the route asks nothing outside of the cluster"})
 		return
 	}
-	for i, server := range route.Servers {
+	for i, server := range route.Servers() {
 		if i > 0 {
 			why = "the one before can't answer"
 		}

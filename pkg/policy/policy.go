@@ -70,8 +70,9 @@ type Route struct {
 	Name string
 	// Registry is the rule.
 	config.Registry
-	// Servers are asked in this order. There is one at least, but for rules that ask nobody upstream.
-	Servers []Server
+
+	repo  reference.Repository
+	match pattern.Pattern
 }
 
 // Server is an endpoint, with the variables filled in.
@@ -82,25 +83,29 @@ type Server struct {
 
 // Route gives the first rule that is for a repository, or the default.
 func (p *Policy) Route(repo reference.Repository) Route {
-	rt := route{name: "default", match: pattern.Any(), rule: config.DefaultRegistry()}
-	for _, candidate := range p.routes {
-		if _, ok := candidate.match.Repository(repo); ok {
-			rt = candidate
-			break
+	for _, r := range p.routes {
+		if _, ok := r.match.Repository(repo); ok {
+			return Route{Name: r.name, Registry: r.rule, repo: repo, match: r.match}
 		}
 	}
-	r := Route{Name: rt.name, Registry: rt.rule}
-	if r.Action != config.Allow {
-		return r
+	return Route{Name: "default", Registry: config.DefaultRegistry(), repo: repo, match: pattern.Any()}
+}
+
+// Servers gives the servers that are asked, in this order. There is one at least, but for rules that ask nobody
+// upstream.
+func (r Route) Servers() []Server {
+	if !r.AsksUpstream() {
+		return nil
 	}
 	if len(r.Endpoints) == 0 {
-		r.Servers = []Server{{config.EndpointAt(reference.BaseURL(repo.Registry)), rt.match}}
+		return []Server{{config.EndpointAt(reference.BaseURL(r.repo.Registry)), r.match}}
 	}
+	var servers []Server
 	for _, e := range r.Endpoints {
-		e.URL = strings.Replace(e.URL, config.RegistryVariable, reference.Server(repo.Registry), 1)
-		r.Servers = append(r.Servers, Server{e, rt.match})
+		e.URL = strings.Replace(e.URL, config.RegistryVariable, reference.Server(r.repo.Registry), 1)
+		servers = append(servers, Server{e, r.match})
 	}
-	return r
+	return servers
 }
 
 // Denied tells whether nothing is answered for a repository. Of an empty path, it tells whether that is so for the

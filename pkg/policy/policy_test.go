@@ -67,7 +67,7 @@ registries:
 	} {
 		got := p.Route(repo(t, name))
 		var asked []string
-		for _, s := range got.Servers {
+		for _, s := range got.Servers() {
 			u, err := s.URLFor(reference.Reference{Repository: repo(t, name), Tag: "x"}, "manifests")
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
@@ -96,7 +96,7 @@ func TestRewrite(t *testing.T) {
 		{"quay.io/*", "{*}/" + strings.Repeat("a/", 29) + "b", "quay.io/a/b/c", ""}, // It would nest too deeply.
 	} {
 		p := parse(t, fmt.Sprintf("registries: [{match: %q, endpoints: [{url: 'https://e.example.com', repository: %q}]}]\n", tt.match, tt.template))
-		got, err := p.Route(repo(t, tt.name)).Servers[0].Rewrite(repo(t, tt.name))
+		got, err := p.Route(repo(t, tt.name)).Servers()[0].Rewrite(repo(t, tt.name))
 		if got != tt.want || (err == nil) != (tt.want != "") {
 			t.Errorf("%s of %s: %q, %v", tt.template, tt.name, got, err)
 		}
@@ -126,7 +126,7 @@ func FuzzRewrite(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q is valid, but %v", match, err)
 		}
-		for _, s := range p.Route(name).Servers {
+		for _, s := range p.Route(name).Servers() {
 			u, err := s.URLFor(reference.Reference{Repository: name, Tag: "t"}, "manifests")
 			if err != nil {
 				continue
@@ -235,6 +235,19 @@ func TestBounded(t *testing.T) {
 		if got := off.Bounded(tt.maxAge, tt.said); got != -1 {
 			t.Errorf("off, %v: %v", tt.maxAge, got)
 		}
+	}
+}
+
+// Every request is compared with the rules, so that costs next to nothing.
+func TestNoAllocations(t *testing.T) {
+	p := parse(t, "registries: [{match: quay.io/org, action: deny}, {match: ghcr.io}, {match: 'quay.io/org/*'}]\n")
+	ref := reference.Reference{Repository: repo(t, "docker.io/library/nginx"), Tag: "1.27"}
+	if n := testing.AllocsPerRun(100, func() {
+		if p.Denied(ref.Repository) || p.Tag(ref).Policy != config.PeersFirst || !p.Route(ref.Repository).AsksUpstream() {
+			t.Error("decided wrongly")
+		}
+	}); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 
