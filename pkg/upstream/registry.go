@@ -94,13 +94,14 @@ type registry struct {
 
 // endpoint is a server with what it needs: connections, tokens, and whether it was found dead.
 type endpoint struct {
-	url    *url.URL
-	prefix string
-	ns     bool
-	direct http.RoundTripper // For the endpoint itself: shows the client certificate.
-	away   http.RoundTripper // For every other origin.
-	grants *grants
-	dead   atomic.Int64 // Until when it is passed over, in Unix nanoseconds.
+	url     *url.URL
+	prefix  string
+	ns      bool
+	direct  http.RoundTripper // For the endpoint itself: shows the client certificate.
+	away    http.RoundTripper // For every other origin.
+	outside http.RoundTripper // For other origins that must be at public addresses.
+	grants  *grants
+	dead    atomic.Int64 // Until when it is passed over, in Unix nanoseconds.
 }
 
 // registry finds or makes a registry's state.
@@ -144,7 +145,11 @@ func (c *Client) endpoint(e Endpoint) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	ep := &endpoint{url: u, prefix: e.RepositoryPrefix, ns: e.MirrorsNamespace, direct: direct, away: away}
+	outside, err := c.transports.get(tlsFiles{ca: files.ca, outside: true})
+	if err != nil {
+		return nil, err
+	}
+	ep := &endpoint{url: u, prefix: e.RepositoryPrefix, ns: e.MirrorsNamespace, direct: direct, away: away, outside: outside}
 	ep.grants, err = newGrants(c, ep)
 	return ep, err
 }
