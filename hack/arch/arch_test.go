@@ -41,7 +41,7 @@ var layers = map[string][]string{
 	"pkg/flight":        {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
 	"pkg/peer":          {"pkg/access", "pkg/content", "pkg/flight", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
 	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/upstream"},
-	"pkg/registry":      {"pkg/access", "pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
+	"pkg/registry":      {"pkg/access", "pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/peer", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
 	"pkg/daemon":        {"pkg"},
 	"hack":              {"cmd", "pkg", "hack"},

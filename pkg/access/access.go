@@ -37,8 +37,10 @@ const (
 	maxRepositories = 1 << 13
 	maxClients      = 1 << 14
 	maxRegistries   = 1 << 10
-	// coolDown is how long a registry that could not be reached is not asked whether somebody may read.
-	coolDown = 10 * time.Second
+	// coolDown is how long a registry that could not be reached is not asked whether somebody may read, and recently how
+	// long one that answered is expected to answer soon.
+	coolDown = 30 * time.Second
+	recently = time.Minute
 )
 
 // Config says what the rules are. Durations have no defaults here: package config has them.
@@ -101,8 +103,8 @@ type clientKey struct {
 	client ID
 }
 
-// outage is what is known of a registry that can't be reached.
-type outage struct{ since, last time.Time }
+// contact is when a registry answered last, or since when it does not and when that was seen last.
+type contact struct{ reached, since, missed time.Time }
 
 // Book remembers what upstream said. It is safe for concurrent use.
 type Book struct {
@@ -111,7 +113,7 @@ type Book struct {
 	mu           sync.Mutex
 	repositories *simplelru.LRU[reference.Repository, standing]
 	clients      *simplelru.LRU[clientKey, verdict]
-	outages      *simplelru.LRU[string, outage]
+	contacts     *simplelru.LRU[string, contact]
 	seen         *simplelru.LRU[digest.Digest, []place]
 	changes      uint64
 }
@@ -125,7 +127,7 @@ func New(cfg Config) *Book {
 		cfg:          cfg,
 		repositories: bounded[reference.Repository, standing](maxRepositories),
 		clients:      bounded[clientKey, verdict](maxClients),
-		outages:      bounded[string, outage](maxRegistries),
+		contacts:     bounded[string, contact](maxRegistries),
 		seen:         bounded[digest.Digest, []place](maxSeen),
 	}
 }
@@ -177,7 +179,7 @@ func (b *Book) Accept(repo reference.Repository, c Credentials) {
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.outages.Remove(repo.Registry)
+	b.contacts.Add(repo.Registry, contact{reached: now})
 	if !c.IsZero() {
 		b.clients.Add(clientKey{repo, c.id}, verdict{accepted: true, at: now})
 		return
@@ -190,7 +192,7 @@ func (b *Book) Refuse(repo reference.Repository, c Credentials, challenge []stri
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.outages.Remove(repo.Registry)
+	b.contacts.Add(repo.Registry, contact{reached: now})
 	if !c.IsZero() {
 		b.clients.Add(clientKey{repo, c.id}, verdict{at: now, challenge: slices.Clone(challenge)})
 		return
@@ -220,9 +222,10 @@ func (b *Book) stand(repo reference.Repository, s standing) {
 
 // Reached notes that a registry answered.
 func (b *Book) Reached(registry string) {
+	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.outages.Remove(registry)
+	b.contacts.Add(registry, contact{reached: now})
 }
 
 // Missed notes that a registry could not be asked.
@@ -230,21 +233,22 @@ func (b *Book) Missed(registry string) {
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	o, known := b.outages.Get(registry)
-	if !known {
-		o.since = now
+	c, _ := b.contacts.Get(registry)
+	if c.since.IsZero() {
+		c.since = now
 	}
-	o.last = now
-	b.outages.Add(registry, o)
+	c.missed = now
+	b.contacts.Add(registry, c)
 }
 
-// Askable tells whether a registry is worth asking: it was not found unreachable a moment ago.
-func (b *Book) Askable(registry string) bool {
+// Askable tells whether a registry is worth asking: it was not found unreachable a moment ago. expected says that it
+// has answered lately, and so will soon.
+func (b *Book) Askable(registry string) (ok, expected bool) {
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	o, down := b.outages.Peek(registry)
-	return !down || now.Sub(o.last) >= coolDown
+	c, _ := b.contacts.Peek(registry)
+	return c.since.IsZero() || now.Sub(c.missed) >= coolDown, c.since.IsZero() && now.Sub(c.reached) < recently
 }
 
 // Offline tells whether what is held of a repository is given while its registry can't be reached: where nobody was
@@ -260,8 +264,8 @@ func (b *Book) Offline(repo reference.Repository) bool {
 	if s, _ := b.repositories.Peek(repo); s.verdict != Refused && mode != Verify {
 		return true
 	}
-	o, down := b.outages.Peek(repo.Registry)
-	return down && now.Sub(o.since) < b.cfg.OfflineFor
+	c, _ := b.contacts.Peek(repo.Registry)
+	return !c.since.IsZero() && now.Sub(c.since) < b.cfg.OfflineFor
 }
 
 // OpenSince tells since when a repository is known to be open, for other members. It is not ok where that is too long

@@ -25,6 +25,7 @@ func example() *Config {
 	r.Host = "registry.example.com"
 	r.Endpoints = []Endpoint{{URL: "https://registry.example.com"}}
 	c.Registries = []Registry{r}
+	c.Access.Rules = []AccessRule{{Repository: "registry.example.com/team/*", Mode: AccessVerify}}
 	return c
 }
 
@@ -36,7 +37,7 @@ func TestReference(t *testing.T) {
 	}
 	document(t, docs, reflect.TypeFor[Config](), &root)
 	var out strings.Builder
-	out.WriteString("# The configuration of a Kioo mirror: every field with its default, and one registry as an example.\n" +
+	out.WriteString("# The configuration of a Kioo mirror: every field with its default, and one entry of each list as an example.\n" +
 		"# A file needs the first two fields and what differs. Written from pkg/config; change it there.\n\n")
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)
@@ -83,7 +84,7 @@ func document(t *testing.T, docs map[string]string, section reflect.Type, n *yam
 func fieldDocs(t *testing.T) map[string]string {
 	t.Helper()
 	docs := make(map[string]string)
-	for _, name := range []string{"config.go", "fleet.go"} {
+	for _, name := range []string{"config.go", "access.go", "fleet.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -143,6 +144,10 @@ func TestRoundTrip(t *testing.T) {
 			}},
 		}},
 		Credentials: Credentials{DockerConfig: "/config.json"},
+		Access: Access{
+			Mode: AccessRelay, Rules: []AccessRule{{Repository: "quay.io/org/*", Mode: AccessOwn}},
+			AcceptedFor: 13e9, RefusedFor: 14e9, OpenFor: 15e9, OfflineFor: 16e9, Realms: []string{"auth.example.com"},
+		},
 		Upstream: Upstream{
 			ConnectTimeout: 1e9, FirstByteTimeout: 2e9, ProgressTimeout: 3e9, QueueTimeout: 11e9, Attempts: 2,
 			RetryWithin: 12e9,

@@ -86,6 +86,7 @@ func (c *Config) validate() []Problem {
 	c.Peers.validate(v)
 	c.validateDiscovery(v)
 	c.Tags.validate(v)
+	c.Access.validate(v)
 
 	const ms, s, m, h = time.Millisecond, time.Second, time.Minute, time.Hour
 	within(v, "upstream.connectTimeout", c.Upstream.ConnectTimeout, ms, m)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
@@ -47,6 +48,7 @@ type Daemon struct {
 	runtime  *containerd.Store // Nil without containerd.
 	watcher  *hosts.Watcher    // Nil where containerd's registry directory is not ours.
 	cache    *cache.Cache
+	access   *access.Book
 	upstream *upstream.Client
 	flights  *flight.Group
 	mirror   *mirror.Mirror
@@ -73,6 +75,7 @@ func New(cfg Config) (_ *Daemon, err error) {
 	if err := d.openStores(); err != nil {
 		return nil, err
 	}
+	d.openAccess()
 	pseudonym := "kioo-" + rand.Text()[:16]
 	if err := d.openUpstream(cfg.Version, pseudonym); err != nil {
 		return nil, err
@@ -132,6 +135,9 @@ func (d *Daemon) openUpstream(version, pseudonym string) (err error) {
 	d.upstream, err = upstream.New(upstream.Config{
 		Registries:  d.registry,
 		Credentials: d.cfg.Credentials.DockerConfig,
+		Own:         d.usesOwn,
+		Realms:      d.cfg.Access.Realms,
+		Observe:     mirror.Learn(d.access),
 		UserAgent:   "kioo/" + version,
 		Pseudonym:   pseudonym,
 		Timeouts: upstream.Timeouts{
@@ -176,6 +182,7 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		Keeper:       d.cache,
 		Flights:      d.flights,
 		Upstream:     d.upstream,
+		Access:       d.access,
 		Blocked:      func(host string) bool { return d.cfg.Registry(host).Block },
 		FreshFor:     d.cfg.Tags.FreshFor,
 		FailedFor:    d.cfg.Tags.NegativeFor,
@@ -248,6 +255,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stop()
 	group, groupCtx := errgroup.WithContext(behind)
 	group.Go(func() error { return d.cache.Run(groupCtx) })
+	group.Go(func() error { return d.keepAccess(groupCtx) })
 	if d.watched != nil {
 		group.Go(func() error { return d.status.run(groupCtx, d.watched) })
 	}

@@ -28,6 +28,8 @@ type Local struct {
 	// Blocked tells which registries are not answered for. Nil blocks none.
 	Blocked func(registry string) bool
 	Now     func() time.Time
+	// Gate keeps content to those who may read it.
+	Gate Gate
 }
 
 // Check refuses requests for registries that are blocked.
@@ -99,12 +101,18 @@ func (l *Local) tag(ctx context.Context, ref reference.Reference) (newest conten
 }
 
 // Manifest answers with a held manifest.
-func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstream.Origin) (*Answer, error) {
+func (l *Local) Manifest(ctx context.Context, ref reference.Reference, o upstream.Origin) (*Answer, error) {
+	if err := l.serves(ctx, ref.Repository, ref.Digest, o.Claim); err != nil {
+		return nil, err
+	}
 	if ref.Digest != "" {
 		return l.manifest(ctx, ref.Digest)
 	}
 	tag, vouched, err := l.tag(ctx, ref)
 	if err != nil {
+		return nil, err
+	}
+	if err := l.serves(ctx, ref.Repository, tag.Target.Digest, o.Claim); err != nil {
 		return nil, err
 	}
 	a, err := l.manifest(ctx, tag.Target.Digest)
@@ -116,12 +124,22 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 }
 
 // Blob answers with a held blob.
-func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, _ upstream.Origin) (*Answer, error) {
+func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, o upstream.Origin) (*Answer, error) {
+	if err := l.serves(ctx, ref.Repository, ref.Digest, o.Claim); err != nil {
+		return nil, err
+	}
 	return l.open(ctx, ref.Digest)
 }
 
 // Stat answers with a held blob's descriptor.
-func (l *Local) Stat(ctx context.Context, ref reference.Reference, _ upstream.Origin) (ocispec.Descriptor, string, error) {
+func (l *Local) Stat(ctx context.Context, ref reference.Reference, o upstream.Origin) (ocispec.Descriptor, string, error) {
+	if err := l.serves(ctx, ref.Repository, ref.Digest, o.Claim); err != nil {
+		return ocispec.Descriptor{}, "", err
+	}
+	return l.stat(ctx, ref)
+}
+
+func (l *Local) stat(ctx context.Context, ref reference.Reference) (ocispec.Descriptor, string, error) {
 	a, err := l.open(ctx, ref.Digest)
 	if err != nil {
 		return ocispec.Descriptor{}, "", err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -74,6 +75,9 @@ type Config struct {
 	Members *Members
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
+	// Access says who may read what, by what Upstream has it Learn. Nil lets everybody read everything, and uses nobody's
+	// credentials but the node's own.
+	Access *access.Book
 	// Mutable tells the tags that upstream is asked for before other members, because they move. Nil is none.
 	Mutable func(ref reference.Reference) bool
 	// Blocked tells which registries are neither asked nor answered for. Nil blocks none.
@@ -124,6 +128,7 @@ func New(cfg Config) (*Mirror, error) {
 		cfg.Mutable = func(reference.Reference) bool { return false }
 	}
 	m := &Mirror{cfg: cfg, local: &Local{Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Blocked: cfg.Blocked, Now: cfg.Now}}
+	m.local.Gate.Access = cfg.Access
 	var err error
 	if m.failures, err = lru.New[string, failure](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of failures: %w", err)
@@ -187,9 +192,10 @@ func share[T any](ctx context.Context, m *Mirror, key string, fn func(context.Co
 		err   error
 	}
 	done := make(chan result, 1)
+	admission := admissionOf(ctx)
 	m.running.Go(func() {
 		value, err, _ := m.shared.Do(key, func() (any, error) {
-			ctx, cancel := context.WithTimeout(m.ctx, m.cfg.AnswerWithin)
+			ctx, cancel := context.WithTimeout(admission.in(m.ctx), m.cfg.AnswerWithin)
 			defer cancel()
 			return fn(ctx)
 		})
@@ -230,7 +236,7 @@ func (m *Mirror) remember(key string, err error) {
 	if m.cfg.FailedFor <= 0 || errors.Is(err, context.Canceled) || errors.Is(err, flight.ErrBusy) ||
 		errors.Is(err, flight.ErrAbandoned) || errors.Is(err, upstream.ErrBusy) ||
 		errors.Is(err, flight.ErrClosed) || errors.Is(err, flight.ErrHeld) || errors.Is(err, content.ErrNoSpace) ||
-		errors.Is(err, upstream.ErrLoop) {
+		errors.Is(err, upstream.ErrLoop) || m.cfg.Access != nil && errors.Is(err, upstream.ErrDenied) {
 		return
 	}
 	m.failures.Add(key, failure{err: err, at: m.cfg.Now()})

@@ -39,7 +39,7 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 		}
 		known = meaning{} // It means a manifest that can't be had any more. Ask again.
 	}
-	key := manifestKey(ref)
+	key := manifestKey(ctx, ref)
 	if err := m.failed(key); err != nil {
 		return m.lastKnown(ctx, ref, known, err)
 	}
@@ -86,7 +86,7 @@ func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference) (conte
 	if m.cfg.Members == nil {
 		return content.Tag{}, content.ErrNotFound
 	}
-	return share(ctx, m, "members "+ref.String(), func(ctx context.Context) (content.Tag, error) {
+	return share(ctx, m, scoped(ctx, "members "+ref.String()), func(ctx context.Context) (content.Tag, error) {
 		tag, vouched, err := m.cfg.Members.Tag(ctx, ref)
 		if err != nil {
 			return tag, err
@@ -122,7 +122,7 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 		return fetched{desc: known.Target}, nil
 	}
 	// The new manifest comes first, so that the tag never means something that could not be had.
-	if a, err := m.local.open(ctx, desc.Digest); err == nil {
+	if a, err := m.open(ctx, desc.Digest); err == nil {
 		a.Blob.Close()
 	} else if _, err := m.fetch(ctx, withDigest(ref, content.Tag{Target: desc}), origin); err != nil {
 		return fetched{}, err

@@ -197,6 +197,7 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 	if byteRange != "" {
 		req.Header.Set("Range", byteRange)
 	}
+	as := setClaim(ctx, req)
 	resp, err := c.http.Do(req)
 	switch {
 	case err == nil:
@@ -207,6 +208,7 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 	default:
 		return nil, fmt.Errorf("ask %s for %s: %w: %w", addrs[0], ref, ErrDead, err)
 	}
+	as.hear(resp)
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
 		return resp, nil

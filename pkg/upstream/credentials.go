@@ -39,8 +39,8 @@ type credentialStore struct{ path string }
 // authFile is what there is of credentials in a config.json.
 type authFile struct {
 	Auths       map[string]authEntry `json:"auths"`
-	CredHelpers map[string]string     `json:"credHelpers"`
-	CredsStore  string                `json:"credsStore"`
+	CredHelpers map[string]string    `json:"credHelpers"`
+	CredsStore  string               `json:"credsStore"`
 }
 
 type authEntry struct {
