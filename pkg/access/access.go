@@ -149,18 +149,14 @@ func (b *Book) Judge(repo reference.Repository, c Credentials) Judgement {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, _ := b.repositories.Get(repo)
-	counts := b.cfg.OpenFor
-	if s.verdict == Refused && len(s.challenge) == 0 {
-		counts = b.cfg.RefusedFor // It may have been anything, and a client can do nothing about it.
-	}
-	fresh := s.verdict != Unknown && now.Sub(s.at) < counts
+	fresh := s.verdict != Unknown && now.Sub(s.at) < b.cfg.OpenFor
 	switch {
 	case fresh && s.verdict == Open:
 		return Judgement{Verdict: Open}
-	case c.IsZero() && fresh:
+	case c.IsZero() && fresh && len(s.challenge) > 0:
 		return Judgement{Verdict: Refused, Challenge: s.challenge}
 	case c.IsZero():
-		return Judgement{}
+		return Judgement{} // Or refused without a challenge, which may have been anything.
 	}
 	if v, ok := b.clients.Get(clientKey{repo, c.id}); ok {
 		switch age := now.Sub(v.at); {

@@ -157,22 +157,24 @@ func admitted[T any](
 // pursue does it on the ground of an admission. As long as nothing is known of the repository, members give only what
 // they know everybody to read: if then upstream can't be asked, it is time to decide without it, and to ask them again.
 func pursue[T any](ctx context.Context, a *admission, do func(context.Context, upstream.Origin) (T, error)) (T, error) {
-	within, cancel := a.tentatively(ctx)
+	within, cancel := context.WithCancel(ctx)
+	context.AfterFunc(ctx, cancel) // And not sooner: what was got may live on it.
+	inTime := a.tentatively(cancel)
 	got, err := do(a.in(within), a.asks())
-	late := within.Err() != nil && ctx.Err() == nil
-	cancel()
+	late := !inTime() && ctx.Err() == nil
 	if err == nil || !late && !unaskable(err) || ctx.Err() != nil || a.isSettled() || a.settle(ctx) != nil {
 		return got, err
 	}
 	return do(a.in(ctx), a.asks())
 }
 
-// tentatively bounds an attempt that may have to be made again without upstream.
-func (a *admission) tentatively(ctx context.Context) (context.Context, context.CancelFunc) {
+// tentatively bounds an attempt that may have to be made again without upstream. It gives what ends the bound, and then
+// tells whether the attempt kept it.
+func (a *admission) tentatively(cancel context.CancelFunc) (end func() (inTime bool)) {
 	if _, expected := a.m.cfg.Access.Askable(a.ref.Registry); expected || a.isSettled() || a.kind == aList {
-		return context.WithCancel(ctx)
+		return func() bool { return true }
 	}
-	return context.WithTimeout(ctx, confirmWithin)
+	return time.AfterFunc(confirmWithin, cancel).Stop
 }
 
 func (a *admission) isSettled() bool {
@@ -263,6 +265,13 @@ var errDown = errors.New("it could not be reached a moment ago")
 func unaskable(err error) bool {
 	return errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, upstream.ErrRateLimited) ||
 		errors.Is(err, errDown) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// challenges tells whether an error asks for credentials. Who said so is remembered elsewhere.
+func challenges(err error) bool {
+	var said *upstream.Error
+	var denied *Denied
+	return errors.As(err, &said) && len(said.Challenge) > 0 || errors.As(err, &denied)
 }
 
 // inquire asks upstream whether the client may read, once for all who are that client, or nobody in particular.

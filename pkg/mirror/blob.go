@@ -196,6 +196,9 @@ func (w *watched) CopyRange(ctx context.Context, to io.Writer, off, n int64) (in
 func (w *watched) note(err error) {
 	var broke *flight.Error
 	if errors.As(err, &broke) {
+		if challenges(err) {
+			err = fmt.Errorf("it broke off: %v", err) // Credentials for the rest would come too late.
+		}
 		w.m.remember(broken(w.ref.Digest), err)
 	}
 }

@@ -236,7 +236,7 @@ func (m *Mirror) remember(key string, err error) {
 	if m.cfg.FailedFor <= 0 || errors.Is(err, context.Canceled) || errors.Is(err, flight.ErrBusy) ||
 		errors.Is(err, flight.ErrAbandoned) || errors.Is(err, upstream.ErrBusy) ||
 		errors.Is(err, flight.ErrClosed) || errors.Is(err, flight.ErrHeld) || errors.Is(err, content.ErrNoSpace) ||
-		errors.Is(err, upstream.ErrLoop) || m.cfg.Access != nil && errors.Is(err, upstream.ErrDenied) {
+		errors.Is(err, upstream.ErrLoop) || m.cfg.Access != nil && challenges(err) {
 		return
 	}
 	m.failures.Add(key, failure{err: err, at: m.cfg.Now()})
