@@ -148,7 +148,7 @@ func admitted[T any](
 			return none, refused
 		}
 		// What upstream refused just now, the book knows.
-		if again || !errors.Is(err, upstream.ErrDenied) {
+		if again || !errors.Is(err, upstream.ErrDenied) || m.cfg.Access.Mode(ref.Repository) == access.Own {
 			return none, err
 		}
 	}
@@ -229,34 +229,44 @@ func (a *admission) judge(ctx context.Context) error {
 	var (
 		book  = a.m.cfg.Access
 		repo  = a.ref.Repository
-		asked error
+		asked = map[bool]error{} // By whether it was asked as the client.
 	)
-	for range 3 { // As nobody in particular, as the client, and to read what the book has made of it.
+	for {
 		j := book.Judge(repo, a.origin.Credentials)
-		switch j.Verdict {
-		case access.Open:
-			return nil
-		case access.Accepted:
-			a.client = true
-			return nil
-		case access.Refused:
-			return &Denied{Repository: repo, Challenge: j.Challenge}
-		}
-		asked = a.inquire(ctx, j.AsClient)
+		err, again := asked[j.AsClient]
 		switch {
-		case asked == nil, errors.Is(asked, upstream.ErrDenied):
-		case unaskable(asked) && book.Offline(repo):
+		case j.Verdict == access.Open:
+			return a.count(asked, "open", nil)
+		case j.Verdict == access.Accepted:
+			a.client = true
+			return a.count(asked, "accepted", nil)
+		case j.Verdict == access.Refused:
+			return a.count(asked, "refused", &Denied{Repository: repo, Challenge: j.Challenge})
+		case again && err == nil:
+			return a.count(asked, "failed", &Denied{Repository: repo}) // It was forgotten at once.
+		case again:
+			return a.count(asked, "refused", err)
+		}
+		err = a.inquire(ctx, j.AsClient)
+		asked[j.AsClient] = err
+		switch {
+		case err == nil, errors.Is(err, upstream.ErrDenied):
+		case unaskable(err) && book.Offline(repo):
 			a.offline = true
-			a.m.cfg.Log.Info("given without a check, for upstream can't be asked", "ref", a.ref.String(), "reason", asked.Error())
-			return nil
+			a.m.cfg.Log.V(1).Info("given without a check, for upstream can't be asked", "ref", a.ref.String(), "reason", err.Error())
+			return a.count(asked, "offline", nil)
 		default:
-			return fmt.Errorf("ask upstream who may read %s: %w", repo, asked)
+			return a.count(asked, "failed", fmt.Errorf("ask upstream who may read %s: %w", repo, err))
 		}
 	}
-	if asked == nil {
-		asked = &Denied{Repository: repo}
+}
+
+// count counts what became of a question. What the book knew was none.
+func (a *admission) count(asked map[bool]error, result string, err error) error {
+	if len(asked) > 0 {
+		a.m.checks.WithLabelValues(result).Inc()
 	}
-	return asked
+	return err
 }
 
 var errDown = errors.New("it could not be reached a moment ago")

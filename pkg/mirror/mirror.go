@@ -109,6 +109,7 @@ type Mirror struct {
 	sizes    *lru.Cache[digest.Digest, int64]
 	tags     *prometheus.CounterVec
 	probes   prometheus.Counter
+	checks   *prometheus.CounterVec
 
 	shared  singleflight.Group
 	ctx     context.Context // What several clients wait for lives on it.
@@ -146,6 +147,10 @@ func New(cfg Config) (*Mirror, error) {
 	m.tags = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_tag_lookups_total",
 		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
+	}, []string{"result"})
+	m.checks = factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "kioo_access_checks_total",
+		Help: "Questions to upstream whether held content may be given, by how they ended: open (everybody may read), accepted, refused, offline (upstream can't be asked, and it was given) or failed.",
 	}, []string{"result"})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -158,11 +159,58 @@ func TestPublicAddresses(t *testing.T) {
 		"1.1.1.1": true, "2606:4700::1111": true, "::ffff:1.1.1.1": true,
 		"127.0.0.1": false, "::1": false, "10.0.0.1": false, "172.16.0.1": false, "192.168.1.1": false,
 		"169.254.169.254": false, "fe80::1%eth0": false, "fd00:ec2::254": false, "100.64.0.1": false, "0.0.0.0": false,
-		"224.0.0.1": false, "255.255.255.255": false, "::": false, "::ffff:127.0.0.1": false, "64:ff9b::a00:1": false,
+		"224.0.0.1": false, "255.255.255.255": false, "::": false, "::ffff:127.0.0.1": false, "64:ff9b::a00:1": false, "64:ff9b::101:101": true,
 		"2002:a00:1::": false, "198.18.0.1": false,
 	} {
 		if got := isPublic(netip.MustParseAddr(address)); got != want {
 			t.Errorf("%s is public: %v", address, got)
 		}
 	}
+}
+
+// Who names a realm chooses where the node's requests go, but for what an administrator chose.
+func TestTokenRoute(t *testing.T) {
+	proxy := func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.example.com:3128") }
+	direct := func(*http.Request) (*url.URL, error) { return nil, nil }
+	ep := &endpoint{
+		url: mustParse(t, "https://registry.internal:5000/"), direct: &http.Transport{MaxIdleConns: 1},
+		away: &http.Transport{MaxIdleConns: 2}, outside: &http.Transport{MaxIdleConns: 3},
+	}
+	for _, test := range []struct {
+		name, realm string
+		proxy       func(*http.Request) (*url.URL, error)
+		secret      bool
+		want        http.RoundTripper
+	}{
+		{"own origin", "https://registry.internal:5000/token", direct, false, ep.direct},
+		{"own host", "http://registry.internal/token", direct, false, ep.away},
+		{"allowed host", "https://AUTH.internal/token", direct, false, ep.away},
+		{"another", "https://auth.example.com/token", direct, false, ep.outside},
+		{"another, with credentials", "https://auth.example.com/token", direct, true, ep.away},
+		{"another, by a proxy", "https://auth.example.com/token", proxy, false, ep.away},
+		{"an address inside, by a proxy", "http://169.254.169.254/token", proxy, false, nil},
+		{"this machine", "http://127.0.0.1:28504/metrics", direct, false, ep.outside},
+	} {
+		tr := &tokenTransport{endpoint: ep, realms: []string{"auth.internal"}, proxy: test.proxy}
+		req := &http.Request{Method: http.MethodGet, URL: mustParse(t, test.realm), Header: http.Header{}}
+		if test.secret {
+			req.SetBasicAuth("ann", "s3cret")
+		}
+		got, err := tr.route(req)
+		if got != test.want || (err != nil) != (test.want == nil) {
+			t.Errorf("%s: got %v, error %v", test.name, got, err)
+		}
+	}
+	if err := publicOnly("tcp", "127.0.0.1:28504", nil); !errors.Is(err, errInside) {
+		t.Errorf("this machine is reached: %v", err)
+	}
+}
+
+func mustParse(t *testing.T, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }

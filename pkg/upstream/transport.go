@@ -140,12 +140,19 @@ func publicOnly(_, address string, _ syscall.RawConn) error {
 var reserved = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
 	netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("fec0::/10"),
 }
 
+// translated is what IPv6-only networks reach IPv4 addresses by (RFC 6052): the last four bytes are the address.
+var translated = netip.MustParsePrefix("64:ff9b::/96")
+
 func isPublic(ip netip.Addr) bool {
 	ip = ip.Unmap().WithZone("")
+	if translated.Contains(ip) {
+		bytes := ip.As16()
+		ip = netip.AddrFrom4([4]byte(bytes[12:]))
+	}
 	return ip.IsGlobalUnicast() && !ip.IsPrivate() &&
 		!slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
