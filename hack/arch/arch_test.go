@@ -42,11 +42,12 @@ var layers = map[string][]string{
 	"pkg/content/cache": {"pkg/content", "pkg/reference"},
 	"pkg/discovery":     {"pkg/reference"},
 	"pkg/hosts":         {"pkg/reference"},
-	"pkg/upstream":      {"pkg/content", "pkg/reach", "pkg/reference"},
+	"pkg/access":        {"pkg/reference"},
+	"pkg/upstream":      {"pkg/access", "pkg/content", "pkg/reach", "pkg/reference"},
 	"pkg/flight":        {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
-	"pkg/peer":          {"pkg/content", "pkg/flight", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
-	"pkg/mirror":        {"pkg/content", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/upstream"},
-	"pkg/registry":      {"pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
+	"pkg/peer":          {"pkg/access", "pkg/content", "pkg/flight", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
+	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/upstream"},
+	"pkg/registry":      {"pkg/access", "pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/peer", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
 	"pkg/daemon":        {"pkg"},
 	"hack":              {"cmd", "pkg", "hack"},

@@ -32,9 +32,16 @@ func (c *Containerd) Conn() *grpc.ClientConn { return c.conn }
 
 // Pull pulls an image as kubelet does and returns its ID.
 func (c *Containerd) Pull(ctx context.Context, image string) (string, error) {
-	resp, err := runtime.NewImageServiceClient(c.conn).PullImage(ctx, &runtime.PullImageRequest{
-		Image: &runtime.ImageSpec{Image: image},
-	})
+	return c.PullAs(ctx, image, "", "")
+}
+
+// PullAs is Pull with the credentials of an imagePullSecret, which kubelet sends as user name and password alone.
+func (c *Containerd) PullAs(ctx context.Context, image, username, password string) (string, error) {
+	req := &runtime.PullImageRequest{Image: &runtime.ImageSpec{Image: image}}
+	if username != "" {
+		req.Auth = &runtime.AuthConfig{Username: username, Password: password}
+	}
+	resp, err := runtime.NewImageServiceClient(c.conn).PullImage(ctx, req)
 	if err != nil {
 		return "", fmt.Errorf("pull %s: %w", image, err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/kioo-dev/kioo/hack/containerdtest"
 	"github.com/kioo-dev/kioo/hack/kiootest"
 	"github.com/kioo-dev/kioo/hack/process"
+	"github.com/kioo-dev/kioo/hack/registrytest"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/peer"
 )
@@ -38,6 +39,8 @@ type Config struct {
 	Link Link
 	// Upstream is the upstream registry's link. Default: as fast as the machine.
 	Upstream Link
+	// Registry is the upstream registry itself. Default: one without authentication.
+	Registry registrytest.Config
 
 	// Containerd is the release that all nodes run. Default: the newest one.
 	Containerd containerdtest.Version
@@ -121,7 +124,7 @@ func New(ctx context.Context, cfg Config) (_ *Fleet, err error) {
 	if err := f.prepare(ctx); err != nil {
 		return nil, err
 	}
-	if f.Upstream, err = newUpstream(ctx, f.network, cfg.Upstream); err != nil {
+	if f.Upstream, err = newUpstream(ctx, f.network, cfg.Upstream, cfg.Registry); err != nil {
 		return nil, err
 	}
 	return f, f.startNodes(ctx)

@@ -9,8 +9,11 @@ import (
 	"github.com/kioo-dev/kioo/hack/registrytest"
 )
 
-// upstreamPort is a registry's usual one.
-const upstreamPort = 5000
+// upstreamPort is a registry's usual one, and tokenPort that of its token server.
+const (
+	upstreamPort = 5000
+	tokenPort    = 5001
+)
 
 // Upstream is a real registry in a place of its own. It is safe for concurrent use.
 //
@@ -21,19 +24,27 @@ type Upstream struct {
 	*Place
 
 	inPlace *registrytest.Switch
+	tokens  *registrytest.Switch // Nil without a token server.
 }
 
-func newUpstream(ctx context.Context, n *network, link Link) (*Upstream, error) {
+func newUpstream(ctx context.Context, n *network, link Link, cfg registrytest.Config) (*Upstream, error) {
 	place, err := n.attach(ctx, "upstream", upstreamAddr(), link)
 	if err != nil {
 		return nil, fmt.Errorf("place for upstream: %w", err)
 	}
-	registry, err := registrytest.Start(ctx, registrytest.Config{})
+	tokens := netip.AddrPortFrom(place.Addr, tokenPort).String()
+	if cfg.Auth == registrytest.AuthToken {
+		cfg.Realm = "http://" + tokens + "/token"
+	}
+	registry, err := registrytest.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	u := &Upstream{Registry: registry, Place: place}
 	u.inPlace = registrytest.NewSwitch(registry, func() (net.Listener, error) { return u.Listen(u.Host()) })
+	if handler := registry.TokenServer(); handler != nil {
+		u.tokens = registrytest.NewSwitch(handler, func() (net.Listener, error) { return u.Listen(tokens) })
+	}
 	if err := u.Resume(); err != nil {
 		u.Close()
 		return nil, err
@@ -51,10 +62,23 @@ func (u *Upstream) URL() string { return "http://" + u.Host() }
 func (u *Upstream) Image(name string) string { return u.Host() + "/" + name }
 
 // Stop refuses connections and cuts those that are open, as a registry that is down. Black is the other way to lose it.
-func (u *Upstream) Stop() { u.inPlace.Stop() }
+// Its token server goes with it.
+func (u *Upstream) Stop() {
+	u.inPlace.Stop()
+	if u.tokens != nil {
+		u.tokens.Stop()
+	}
+}
 
 // Resume ends a Stop.
-func (u *Upstream) Resume() error { return u.inPlace.Resume() }
+func (u *Upstream) Resume() error {
+	if u.tokens != nil {
+		if err := u.tokens.Resume(); err != nil {
+			return err
+		}
+	}
+	return u.inPlace.Resume()
+}
 
 // Close ends the registry. The fleet does it.
 func (u *Upstream) Close() {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/hack/fleet"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/peer"
 )
 
@@ -115,6 +116,7 @@ func get(t *testing.T, client *http.Client, url string) (int, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set(peer.ClaimHeader, string(access.ClaimChecked)) // As a member whose client may read it.
 	resp, err := client.Do(req)
 	if err != nil {
 		return 0, err

@@ -38,12 +38,20 @@ func (r *Registry) configure() (string, error) {
 }
 
 func (r *Registry) htpasswd() (map[string]any, error) {
-	hash, err := bcrypt.GenerateFromPassword([]byte(r.cfg.Password), bcrypt.MinCost)
-	if err != nil {
-		return nil, fmt.Errorf("hash password: %w", err)
+	passwords := map[string]string{r.cfg.Username: r.cfg.Password}
+	for name, user := range r.cfg.Users {
+		passwords[name] = user.Password
+	}
+	var lines []byte
+	for name, password := range passwords {
+		hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+		if err != nil {
+			return nil, fmt.Errorf("hash password: %w", err)
+		}
+		lines = fmt.Appendf(lines, "%s:%s\n", name, hash)
 	}
 	file := filepath.Join(r.dir, "htpasswd")
-	if err := os.WriteFile(file, fmt.Appendf(nil, "%s:%s\n", r.cfg.Username, hash), 0o600); err != nil {
+	if err := os.WriteFile(file, lines, 0o600); err != nil {
 		return nil, err
 	}
 	return map[string]any{"htpasswd": map[string]any{"realm": "registrytest", "path": file}}, nil

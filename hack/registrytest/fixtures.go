@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -85,7 +86,13 @@ func (r *Registry) Push(ctx context.Context, to string, what remote.Taggable) (v
 	if err != nil {
 		return v1.Descriptor{}, fmt.Errorf("push %s: %w", to, err)
 	}
-	if err := remote.Push(ref, what, remote.WithContext(ctx), remote.WithAuth(r.Authenticator())); err != nil {
+	options := []remote.Option{remote.WithContext(ctx), remote.WithAuth(r.Authenticator())}
+	if r.tokens != nil && r.cfg.Realm != "" {
+		tr := near{new(http.Transport), r.tokens}
+		defer tr.CloseIdleConnections()
+		options = append(options, remote.WithTransport(tr))
+	}
+	if err := remote.Push(ref, what, options...); err != nil {
 		return v1.Descriptor{}, fmt.Errorf("push %s: %w", to, err)
 	}
 	describable, ok := what.(partial.Describable)

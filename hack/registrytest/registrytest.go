@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,11 +46,23 @@ type Config struct {
 	Auth Auth
 	// Username and Password are the credentials that may do everything. Default: "kioo" and "mirror-mirror".
 	Username, Password string
+	// Users are further clients, by name: they may pull.
+	Users map[string]User
+	// Realm is where challenges say that the token server is, for clients that can't reach its own address; its handler
+	// is Tokens. Default: that address.
+	Realm string
 	// Anonymous lets the token server give tokens that may pull to clients without credentials.
 	Anonymous bool
 	// TokenTTL is how long tokens say that they are good for. Default: 5 minutes. The registry accepts tokens for
 	// a minute longer than they say.
 	TokenTTL time.Duration
+}
+
+// User is somebody who may pull.
+type User struct {
+	Password string
+	// Repositories are those that the token server lets the user pull; Basic credentials are good for all. Default: all.
+	Repositories []string
 }
 
 func (c Config) withDefaults() Config {
@@ -172,12 +185,30 @@ func (r *Registry) Credentials() (username, password string) {
 	return r.cfg.Username, r.cfg.Password
 }
 
+// TokenServer gives out tokens; nil without them.
+func (r *Registry) TokenServer() http.Handler {
+	if r.tokens == nil {
+		return nil
+	}
+	return r.tokens.server.Config.Handler
+}
+
 // Tokens is how many tokens the token server has given out.
 func (r *Registry) Tokens() int {
 	if r.tokens == nil {
 		return 0
 	}
 	return int(r.tokens.issued.Load())
+}
+
+// Given are the tokens that the token server has given out.
+func (r *Registry) Given() []string {
+	if r.tokens == nil {
+		return nil
+	}
+	r.tokens.mu.Lock()
+	defer r.tokens.mu.Unlock()
+	return slices.Clone(r.tokens.given)
 }
 
 // Storage is the directory in which the registry keeps its files.

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -29,6 +30,9 @@ type tokenServer struct {
 	key    *ecdsa.PrivateKey
 	server *httptest.Server
 	issued atomic.Int64
+
+	mu    sync.Mutex
+	given []string
 }
 
 func newTokenServer(cfg Config) (*tokenServer, error) {
@@ -42,6 +46,29 @@ func newTokenServer(cfg Config) (*tokenServer, error) {
 	mux.HandleFunc("POST /token", s.post)
 	s.server = httptest.NewServer(mux)
 	return s, nil
+}
+
+// ownRealm is the token server's own address. It is a name, for clients of registries refuse realms at private
+// addresses other than the registry's.
+func (s *tokenServer) ownRealm() string {
+	return strings.Replace(s.server.URL, "127.0.0.1", "localhost", 1) + "/token"
+}
+
+// near asks a registry from where the token server has its own address, whatever the challenges say.
+type near struct {
+	*http.Transport
+	tokens *tokenServer
+}
+
+// RoundTrip implements http.RoundTripper.
+func (n near) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := n.Transport.RoundTrip(req)
+	if err == nil {
+		for i, challenge := range resp.Header["Www-Authenticate"] {
+			resp.Header["Www-Authenticate"][i] = strings.Replace(challenge, n.tokens.cfg.Realm, n.tokens.ownRealm(), 1)
+		}
+	}
+	return resp, err
 }
 
 func (s *tokenServer) close() { s.server.Close() }
@@ -60,8 +87,10 @@ func (s *tokenServer) configure(dir string) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A name instead of the address: clients of registries refuse realms at private addresses other than the registry's.
-	realm := strings.Replace(s.server.URL, "127.0.0.1", "localhost", 1) + "/token"
+	realm := s.cfg.Realm
+	if realm == "" {
+		realm = s.ownRealm()
+	}
 	return map[string]any{"token": map[string]any{
 		"realm": realm, "service": service, "issuer": issuer, "jwks": jwks,
 	}}, nil
@@ -90,11 +119,13 @@ type access struct {
 	Actions []string `json:"actions"`
 }
 
-// answer gives a token: for everything to the one who has the credentials, for pulling to the anonymous if so
-// configured, for nothing to the anonymous otherwise, and none to those whose credentials are wrong.
+// answer gives a token: for everything to the one who has the credentials, for pulling to other users and, if so
+// configured, to the anonymous, for nothing to the anonymous otherwise, and none to those whose credentials are wrong.
 func (s *tokenServer) answer(w http.ResponseWriter, username, password string, claimed bool, scopes []string) {
-	known := claimed && username == s.cfg.Username && password == s.cfg.Password
-	if claimed && !known {
+	user, known := s.cfg.Users[username]
+	known = known && password == user.Password
+	all := username == s.cfg.Username && password == s.cfg.Password
+	if claimed && !known && !all {
 		http.Error(w, "wrong credentials", http.StatusUnauthorized)
 		return
 	}
@@ -106,11 +137,12 @@ func (s *tokenServer) answer(w http.ResponseWriter, username, password string, c
 			http.Error(w, "malformed scope "+scope, http.StatusBadRequest)
 			return
 		}
-		actions := strings.Split(scope[last+1:], ",")
-		if !known {
-			actions = slices.DeleteFunc(actions, func(a string) bool { return a != "pull" || !s.cfg.Anonymous })
+		name, actions := scope[first+1:last], strings.Split(scope[last+1:], ",")
+		pulls := !claimed && s.cfg.Anonymous || known && (user.Repositories == nil || slices.Contains(user.Repositories, name))
+		if !all {
+			actions = slices.DeleteFunc(actions, func(a string) bool { return a != "pull" || !pulls })
 		}
-		granted = append(granted, access{Type: scope[:first], Name: scope[first+1 : last], Actions: actions})
+		granted = append(granted, access{Type: scope[:first], Name: name, Actions: actions})
 	}
 	token, err := s.sign(username, granted)
 	if err != nil {
@@ -118,11 +150,21 @@ func (s *tokenServer) answer(w http.ResponseWriter, username, password string, c
 		return
 	}
 	s.issued.Add(1)
+	s.keep(token)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{ // A client that has gone needs no token.
 		"token": token, "access_token": token,
 		"expires_in": int(s.cfg.TokenTTL.Seconds()), "issued_at": time.Now().UTC().Format(time.RFC3339),
 	})
+}
+
+// keep remembers a token, for tests that look for where it should not be.
+func (s *tokenServer) keep(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.given) < maxRequests {
+		s.given = append(s.given, token)
+	}
 }
 
 // sign makes a JSON web token, signed as ES256 (RFC 7515, RFC 7518 section 3.4).

@@ -51,6 +51,8 @@ type Config struct {
 	Registries []Registry `yaml:"registries"`
 	// Credentials says who the mirror is towards upstream registries.
 	Credentials Credentials `yaml:"credentials"`
+	// Access says who may read what: docs/access.md.
+	Access Access `yaml:"access"`
 	// Upstream bounds the waiting for upstream registries. What exceeds a bound counts as a failure of that endpoint,
 	// and the next one is asked. Clients give up on a mirror after half a minute, so it answers each within 20s
 	// whatever is set here: longer waits help only whoever asks again once the answer is there.
@@ -82,8 +84,8 @@ type Mirror struct {
 	// Listen is where clients reach the mirror: addresses "host:port" whose host is an IP address or localhost.
 	// Give several to serve IPv4 and IPv6. Port 0 takes any free one. Default: 127.0.0.1:28500.
 	Listen []string `yaml:"listen"`
-	// AllowRemote permits addresses in listen that other machines can reach. The mirror asks nobody for a
-	// password: whoever reaches it reads what its credentials can read. Default: false.
+	// AllowRemote permits addresses in listen that other machines can reach. The mirror has no passwords of its own:
+	// whoever reaches it reads what its credentials can read, and what it holds. Default: false.
 	AllowRemote bool `yaml:"allowRemote"`
 	// PathPrefix is a path before /v2/ that all requests must have, such as /mirror. Clients that take a mirror by
 	// host name alone can't send one. Default: none.
@@ -109,9 +111,11 @@ type Metrics struct {
 
 // Credentials configures who the mirror is towards upstream registries.
 type Credentials struct {
-	// DockerConfig is a config.json as docker login writes it, credential helpers included. All who can reach the
-	// mirror read with these credentials. Empty asks every registry anonymously. A path that is not absolute starts
-	// at this file's directory. Default: empty.
+	// DockerConfig is a config.json as docker login writes it, credential helpers included (docker-credential-… on the
+	// PATH), or a directory where a Secret of the type kubernetes.io/dockerconfigjson is mounted. It is read again for
+	// each question, so that a Secret that changed needs no restart. All who can reach the mirror read with these
+	// credentials, unless access says otherwise. Empty asks every registry anonymously. A path that is not absolute
+	// starts at this file's directory. Default: empty.
 	DockerConfig string `yaml:"dockerConfig"`
 }
 
@@ -202,6 +206,7 @@ func Default() *Config {
 		},
 		Metrics:    Metrics{Listen: "127.0.0.1:28504"},
 		Containerd: Containerd{Namespaces: []string{"k8s.io"}, ConfigFile: "/etc/containerd/config.toml"},
+		Access:     defaultAccess(),
 		Upstream: Upstream{
 			ConnectTimeout:   5 * time.Second,
 			FirstByteTimeout: 10 * time.Second,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,7 @@ func (c *Config) absolute(base string) {
 func (c *Config) unusable() []Problem {
 	v := new(validation)
 	if path := c.Credentials.DockerConfig; path != "" {
-		data, err := readNamed(path)
+		data, err := readCredentials(path)
 		if err == nil && !json.Valid(data) {
 			err = fmt.Errorf("%s is not JSON", path)
 		}
@@ -106,6 +107,20 @@ func (e *Endpoint) unusable(v *validation, field string) {
 	if _, err := tls.X509KeyPair(cert, key); err != nil {
 		v.add(field+".clientCertFile", "%s and %s do not make a pair: %v", e.ClientCertFile, e.ClientKeyFile, err)
 	}
+}
+
+// readCredentials reads a file, or the one of a directory where a Secret is mounted.
+func readCredentials(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err != nil || !info.IsDir() {
+		return readNamed(path)
+	}
+	names := []string{".dockerconfigjson", "config.json", ".dockercfg"} // As package upstream looks for them.
+	for _, name := range names {
+		if data, err := readNamed(filepath.Join(path, name)); !errors.Is(err, fs.ErrNotExist) {
+			return data, err
+		}
+	}
+	return nil, fmt.Errorf("%s has none of %s", path, strings.Join(names, ", "))
 }
 
 // readNamed reads a file that the configuration names. Only regular files: reading a pipe could wait for ever.

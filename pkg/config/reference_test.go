@@ -32,6 +32,7 @@ func example() *Config {
 	e := DefaultEventEndpoint()
 	e.URL = "https://events.example.com/kioo"
 	c.Events.Endpoints = []EventEndpoint{e}
+	c.Access.Rules = []AccessRule{{Match: "registry.example.com/team/*", Mode: AccessVerify}}
 	return c
 }
 
@@ -90,7 +91,7 @@ func document(t *testing.T, docs map[string]string, section reflect.Type, n *yam
 func fieldDocs(t *testing.T) map[string]string {
 	t.Helper()
 	docs := make(map[string]string)
-	for _, name := range []string{"config.go", "fleet.go", "rules.go"} {
+	for _, name := range []string{"config.go", "access.go", "fleet.go", "rules.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -150,6 +151,10 @@ func TestRoundTrip(t *testing.T) {
 			}},
 		}},
 		Credentials: Credentials{DockerConfig: "/config.json"},
+		Access: Access{
+			Mode: AccessRelay, Rules: []AccessRule{{Match: "quay.io/org/*", Mode: AccessOwn}},
+			AcceptedFor: 13e9, RefusedFor: 14e9, OpenFor: 15e9, OfflineFor: 16e9, Realms: []string{"auth.example.com"},
+		},
 		Upstream: Upstream{
 			ConnectTimeout: 1e9, FirstByteTimeout: 2e9, ProgressTimeout: 3e9, QueueTimeout: 11e9, Attempts: 2,
 			RetryWithin: 12e9, Networks: []string{"10.0.0.0/8"},

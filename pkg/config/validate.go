@@ -89,6 +89,7 @@ func (c *Config) validate() []Problem {
 	c.Prefetch.validate(v)
 	c.Events.validate(v)
 	v.networks("upstream.networks", c.Upstream.Networks)
+	c.Access.validate(v)
 
 	const ms, s, m, h = time.Millisecond, time.Second, time.Minute, time.Hour
 	within(v, "upstream.connectTimeout", c.Upstream.ConnectTimeout, ms, m)

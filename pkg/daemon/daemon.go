@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
@@ -51,6 +52,7 @@ type Daemon struct {
 	watcher  *hosts.Watcher    // Nil where containerd's registry directory is not ours.
 	cache    *cache.Cache
 	policy   *policy.Policy
+	access   *access.Book
 	upstream *upstream.Client
 	foreign  *foreign.Client
 	flights  *flight.Group
@@ -87,6 +89,7 @@ func New(cfg Config) (_ *Daemon, err error) {
 	if err := d.openStores(); err != nil {
 		return nil, err
 	}
+	d.openAccess()
 	if err := d.openUpstream(cfg.Version, pseudonym); err != nil {
 		return nil, err
 	}
@@ -155,6 +158,9 @@ func (d *Daemon) openUpstream(version, pseudonym string) (err error) {
 		Registries:  d.registry,
 		Networks:    config.Prefixes(u.Networks),
 		Credentials: d.cfg.Credentials.DockerConfig,
+		Own:         d.usesOwn,
+		Realms:      d.cfg.Access.Realms,
+		Observe:     mirror.Learn(d.access),
 		UserAgent:   "kioo/" + version,
 		Pseudonym:   pseudonym,
 		Timeouts: upstream.Timeouts{
@@ -204,6 +210,7 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		Keeper:     d.cache,
 		Flights:    d.flights,
 		Upstream:   d.upstream,
+		Access:     d.access,
 		Policy:     d.policy,
 		Foreign:    d.foreign,
 		FailedFor:  d.cfg.Tags.NegativeFor,
@@ -278,6 +285,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer stop()
 	group, groupCtx := errgroup.WithContext(behind)
 	group.Go(func() error { return d.cache.Run(groupCtx) })
+	group.Go(func() error { return d.keepAccess(groupCtx) })
 	if d.watched != nil {
 		group.Go(func() error { return d.status.run(groupCtx, d.watched) })
 	}

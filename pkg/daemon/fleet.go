@@ -113,6 +113,7 @@ func (d *Daemon) serveMembers() {
 		Resolver:   reference.Resolver{},
 		Backend:    d.mirror.Local(),
 		Pseudonym:  "members", // Requests between members are never passed on, so that they can't loop.
+		OpenFor:    d.openFor,
 		Log:        d.log.WithName("peer"),
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "peer"}, d.metrics),
 	})

@@ -116,6 +116,7 @@ type Group struct {
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight
+	apart   map[apartKey]*flight
 	closed  bool
 
 	ended *prometheus.CounterVec
@@ -136,7 +137,7 @@ func New(cfg Config) *Group {
 	if cfg.Max == 0 {
 		cfg.Max = 256
 	}
-	g := &Group{cfg: cfg, flights: map[digest.Digest]*flight{}}
+	g := &Group{cfg: cfg, flights: map[digest.Digest]*flight{}, apart: map[apartKey]*flight{}}
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	factory := promauto.With(cfg.Registerer)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
@@ -144,7 +145,7 @@ func New(cfg Config) *Group {
 	}, func() float64 {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		return float64(len(g.flights))
+		return float64(len(g.flights) + len(g.apart))
 	})
 	g.ended = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_flights_ended_total", Help: "Flights by how they ended: complete, mismatch, abandoned or failed.",
@@ -160,8 +161,14 @@ func New(cfg Config) *Group {
 // size, negative if nothing: sources that are not trusted and say otherwise are passed over. Join returns when the size
 // is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look into the store again.
 func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
+	return g.JoinApart(ctx, "", dgst, size, sources...)
+}
+
+// JoinApart is Join for those who may not share what just anybody's sources give: a flight has readers and sources of
+// one scope alone, because whoever boards it reads what all of its sources give. The empty scope is Join's.
+func (g *Group) JoinApart(ctx context.Context, scope string, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
 	for {
-		f, err := g.board(dgst, size, sources)
+		f, err := g.board(scope, dgst, size, sources)
 		if err != nil {
 			return nil, err
 		}
@@ -178,23 +185,24 @@ func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, source
 }
 
 // board finds or starts the flight and counts the caller as one of its readers.
-func (g *Group) board(dgst digest.Digest, size int64, sources []Source) (*flight, error) {
+func (g *Group) board(scope string, dgst digest.Digest, size int64, sources []Source) (*flight, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, ErrClosed
 	}
-	if f, ok := g.flights[dgst]; ok && f.enter(sources) {
+	if f := g.find(scope, dgst); f != nil && f.enter(sources) {
 		return f, nil
 	}
 	if g.cfg.Held(dgst) { // A flight lands in the store before it leaves the table, so this looks after the last one.
 		return nil, ErrHeld
 	}
-	if len(g.flights) >= g.cfg.Max {
+	if len(g.flights)+len(g.apart) >= g.cfg.Max {
 		return nil, fmt.Errorf("%w: %d", ErrBusy, g.cfg.Max)
 	}
 	f := newFlight(g, dgst, size, sources)
-	g.flights[dgst] = f
+	f.scope = scope
+	g.enter(f)
 	g.running.Add(1)
 	go func() {
 		defer g.running.Done()
@@ -207,8 +215,8 @@ func (g *Group) board(dgst digest.Digest, size int64, sources []Source) (*flight
 func (g *Group) forget(f *flight) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.flights[f.dgst] == f {
-		delete(g.flights, f.dgst)
+	if g.find(f.scope, f.dgst) == f {
+		g.leave(f)
 	}
 }
 

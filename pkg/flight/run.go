@@ -31,6 +31,7 @@ const (
 // flight is one blob on its way. Everything below mu is guarded by it; what is above never changes.
 type flight struct {
 	group  *Group
+	scope  string
 	dgst   digest.Digest
 	log    logr.Logger
 	ctx    context.Context

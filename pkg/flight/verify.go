@@ -49,6 +49,7 @@ func (f *flight) judge() {
 	}
 	if f.err == nil && !f.verified {
 		f.verified = true
+		f.attest()
 		f.notify()
 		close(f.done)
 	}

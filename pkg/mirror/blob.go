@@ -19,10 +19,16 @@ import (
 // Blob answers a request for a blob by digest. resumed says that the client wants its end and has its beginning: then
 // a blob that broke off a moment ago is refused, so that the client gets the rest elsewhere.
 func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
-	if a, err := m.local.open(ctx, ref.Digest); err == nil {
+	return admitted(ctx, m, ref, aBlob, origin, func(ctx context.Context, o upstream.Origin) (*Answer, error) {
+		return m.blob(ctx, ref, resumed, o)
+	})
+}
+
+func (m *Mirror) blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
+	if a, err := m.open(ctx, ref.Digest); err == nil {
 		return a, nil
 	}
-	key := "blob " + ref.String()
+	key := scoped(ctx, "blob "+ref.String())
 	if err := m.failed(key); err != nil {
 		return nil, err
 	}
@@ -48,16 +54,21 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 	if known, ok := m.sizes.Get(ref.Digest); ok {
 		size = known
 	}
-	ways, err := m.ways(ref, origin)
+	admission := admissionOf(ctx)
+	ways, err := m.ways(ref, origin, admission)
 	if err != nil {
 		return nil, err
 	}
-	reader, err := m.cfg.Flights.Join(joining, ref.Digest, size, ways.sources...)
+	reader, err := m.cfg.Flights.JoinApart(joining, admission.scope(), ref.Digest, size, ways.sources...)
 	switch {
 	case err == nil:
 		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref, deadline: deadline}, Descriptor: describe(ref, reader)}, nil
 	case errors.Is(err, flight.ErrHeld):
-		return m.local.open(ctx, ref.Digest)
+		if a, err := m.open(ctx, ref.Digest); err == nil || resumed || ways.through == nil {
+			return a, err
+		}
+		// It is held, but never came from this repository: that has to give it itself.
+		return m.through(ctx, ref, ways.through, deadline, err)
 	case errors.Is(err, content.ErrNoSpace) && !resumed && ways.through != nil:
 		return m.through(ctx, ref, ways.through, deadline, err)
 	case joining.Err() != nil && ctx.Err() == nil:
@@ -70,6 +81,7 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 func (m *Mirror) through(ctx context.Context, ref reference.Reference, src flight.Source, deadline time.Time, why error) (*Answer, error) {
 	m.cfg.Log.V(1).Info("blob passes through", "ref", ref.String(), "reason", why.Error())
 	ctx, cancel := context.WithCancel(ctx)
+	saw := func() { m.saw(ref, ref.Digest) }
 	late := time.AfterFunc(time.Until(deadline), cancel) // Until the first byte is there.
 	passage, err := flight.Through(ctx, ref.Digest, src)
 	if err != nil {
@@ -77,7 +89,7 @@ func (m *Mirror) through(ctx context.Context, ref reference.Reference, src fligh
 		cancel()
 		return nil, err
 	}
-	return &Answer{Blob: &passing{Passage: passage, late: late, cancel: cancel}, Descriptor: describe(ref, passage)}, nil
+	return &Answer{Blob: &passing{Passage: passage, late: late, cancel: cancel, saw: saw}, Descriptor: describe(ref, passage)}, nil
 }
 
 // passing is a blob that passes through, and what bounds it.
@@ -85,6 +97,16 @@ type passing struct {
 	*flight.Passage
 	late   *time.Timer
 	cancel context.CancelFunc
+	saw    func()
+}
+
+// CopyRange implements content.Blob. With the whole, and not before, it is verified.
+func (p *passing) CopyRange(ctx context.Context, to io.Writer, off, n int64) (int64, error) {
+	written, err := p.Passage.CopyRange(ctx, to, off, n)
+	if err == nil && off == 0 && n == p.Size() {
+		p.saw()
+	}
+	return written, err
 }
 
 // Ready implements content.Arriving.
@@ -107,13 +129,27 @@ func describe(ref reference.Reference, b content.Blob) ocispec.Descriptor {
 
 // Stat answers a request for a blob's existence and size.
 func (m *Mirror) Stat(ctx context.Context, ref reference.Reference, origin upstream.Origin) (ocispec.Descriptor, string, error) {
-	if desc, source, err := m.local.stat(ctx, ref); err == nil {
-		return desc, source, nil
+	type found struct {
+		ocispec.Descriptor
+		source string
+	}
+	got, err := admitted(ctx, m, ref, aBlob, origin, func(ctx context.Context, o upstream.Origin) (found, error) {
+		desc, source, err := m.stat(ctx, ref, o)
+		return found{desc, source}, err
+	})
+	return got.Descriptor, got.source, err
+}
+
+func (m *Mirror) stat(ctx context.Context, ref reference.Reference, origin upstream.Origin) (ocispec.Descriptor, string, error) {
+	if m.allowed(ctx, ref.Digest) == nil {
+		if desc, source, err := m.local.stat(ctx, ref); err == nil {
+			return desc, source, nil
+		}
 	}
 	if desc, source, err := m.statElsewhere(ref); err != nil || source != "" {
 		return desc, source, err
 	}
-	key := "stat " + ref.String()
+	key := scoped(ctx, "stat "+ref.String())
 	if err := m.failed(key); err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
@@ -162,6 +198,9 @@ func (w *watched) CopyRange(ctx context.Context, to io.Writer, off, n int64) (in
 func (w *watched) note(err error) {
 	var broke *flight.Error
 	if errors.As(err, &broke) {
+		if challenges(err) {
+			err = fmt.Errorf("it broke off: %v", err) // Credentials for the rest would come too late.
+		}
 		w.m.remember(broken(w.ref.Digest), err)
 	}
 }
@@ -173,7 +212,10 @@ func (m *Mirror) Tags(ctx context.Context, repo reference.Repository, n int, las
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
-	return m.cfg.Upstream.Tags(ctx, repo, n, last, origin)
+	ref := reference.Reference{Repository: repo}
+	return admitted(ctx, m, ref, aList, origin, func(ctx context.Context, o upstream.Origin) (upstream.TagList, error) {
+		return m.cfg.Upstream.Tags(ctx, repo, n, last, o)
+	})
 }
 
 // Referrers answers a request for the manifests that refer to one, filtered by artifact type if that is not empty.
@@ -183,7 +225,9 @@ func (m *Mirror) Referrers(ctx context.Context, ref reference.Reference, artifac
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
-	got, err := m.cfg.Upstream.Referrers(ctx, ref.Repository, ref.Digest, artifactType, origin)
+	got, err := admitted(ctx, m, ref, aList, origin, func(ctx context.Context, o upstream.Origin) (upstream.Referrers, error) {
+		return m.cfg.Upstream.Referrers(ctx, ref.Repository, ref.Digest, artifactType, o)
+	})
 	if err != nil {
 		return ocispec.Index{}, err
 	}

@@ -176,17 +176,17 @@ func (w ways) failed(err error) error {
 }
 
 // ways says where a blob may come from, in order, as the rules have it.
-func (m *Mirror) ways(ref reference.Reference, origin upstream.Origin) (ways, error) {
+func (m *Mirror) ways(ref reference.Reference, origin upstream.Origin, a *admission) (ways, error) {
 	var w ways
 	route := m.cfg.Policy.Route(ref.Repository)
 	if m.cfg.Members != nil && route.AsksMembers() && !m.elsewhere.withheld(ref.Digest) {
-		w.sources = append(w.sources, m.cfg.Members.Source(ref))
+		w.sources = append(w.sources, m.cfg.Members.source(ref, a, m.saw))
 	}
 	if layer, ok := m.elsewhere.layer(ref); ok {
 		m.foreignWays(&w, ref, layer)
 	}
 	if route.AsksUpstream() {
-		w.through = &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin}
+		w.through = &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin, saw: m.saw}
 		if !w.redirected {
 			w.sources = append(w.sources, w.through)
 		}
@@ -209,7 +209,7 @@ func (m *Mirror) foreignWays(w *ways, ref reference.Reference, layer foreign.Lay
 		w.redirected = true
 		w.otherwise = func(error) error { return &Elsewhere{Ref: ref, URL: urls[0].String()} }
 	case m.cfg.Foreign != nil:
-		w.sources = append(w.sources, &foreignSource{client: m.cfg.Foreign, ref: ref, layer: layer, urls: urls})
+		w.sources = append(w.sources, &foreignSource{client: m.cfg.Foreign, ref: ref, layer: layer, urls: urls, saw: m.saw})
 	}
 }
 
@@ -241,8 +241,12 @@ type foreignSource struct {
 	ref    reference.Reference
 	layer  foreign.Layer
 	urls   []*url.URL
+	saw    func(ref reference.Reference, dgst digest.Digest)
 	wrong  atomic.Bool
 }
+
+// Verified implements flight.Witness.
+func (s *foreignSource) Verified() { s.saw(s.ref, s.ref.Digest) }
 
 // Open implements flight.Source.
 func (s *foreignSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {

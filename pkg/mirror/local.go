@@ -32,6 +32,8 @@ type Local struct {
 	// Withheld tells the blobs that may not be passed on. Nil withholds none.
 	Withheld func(dgst digest.Digest) bool
 	Now      func() time.Time
+	// Gate keeps content to those who may read it.
+	Gate Gate
 
 	// forgotten has when tags were forgotten: what the runtime wrote before says nothing any more.
 	forgotten *lru.Cache[string, time.Time]
@@ -119,7 +121,10 @@ func (l *Local) isForgotten(ref reference.Reference, tag content.Tag) bool {
 }
 
 // Manifest answers with a held manifest.
-func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstream.Origin) (*Answer, error) {
+func (l *Local) Manifest(ctx context.Context, ref reference.Reference, o upstream.Origin) (*Answer, error) {
+	if err := l.serves(ctx, ref.Repository, ref.Digest, o.Claim); err != nil {
+		return nil, err
+	}
 	if ref.Digest != "" {
 		return l.manifest(ctx, ref.Digest)
 	}
@@ -130,6 +135,9 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 	if err != nil {
 		return nil, err
 	}
+	if err := l.serves(ctx, ref.Repository, tag.Target.Digest, o.Claim); err != nil {
+		return nil, err
+	}
 	a, err := l.manifest(ctx, tag.Target.Digest)
 	if err != nil {
 		return nil, err
@@ -138,18 +146,26 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 	return a, nil
 }
 
-// Blob answers with a held blob.
-func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, _ upstream.Origin) (*Answer, error) {
+// passes says why a blob is not given to another member, if it is not.
+func (l *Local) passes(ctx context.Context, ref reference.Reference, o upstream.Origin) error {
 	if l.Withheld != nil && l.Withheld(ref.Digest) {
-		return nil, fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
+		return fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
+	}
+	return l.serves(ctx, ref.Repository, ref.Digest, o.Claim)
+}
+
+// Blob answers with a held blob.
+func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, o upstream.Origin) (*Answer, error) {
+	if err := l.passes(ctx, ref, o); err != nil {
+		return nil, err
 	}
 	return l.open(ctx, ref.Digest)
 }
 
 // Stat answers with a held blob's descriptor.
-func (l *Local) Stat(ctx context.Context, ref reference.Reference, _ upstream.Origin) (ocispec.Descriptor, string, error) {
-	if l.Withheld != nil && l.Withheld(ref.Digest) {
-		return ocispec.Descriptor{}, "", fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
+func (l *Local) Stat(ctx context.Context, ref reference.Reference, o upstream.Origin) (ocispec.Descriptor, string, error) {
+	if err := l.passes(ctx, ref, o); err != nil {
+		return ocispec.Descriptor{}, "", err
 	}
 	return l.stat(ctx, ref)
 }

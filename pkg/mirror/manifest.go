@@ -25,7 +25,9 @@ type fetched struct {
 // Manifest answers a request for a manifest, by tag or by digest. What is at hand is answered without further ado;
 // everything else together takes AnswerWithin at most.
 func (m *Mirror) Manifest(ctx context.Context, ref reference.Reference, origin upstream.Origin) (*Answer, error) {
-	a, err := m.manifest(ctx, ref, origin)
+	a, err := admitted(ctx, m, ref, aManifest, origin, func(ctx context.Context, o upstream.Origin) (*Answer, error) {
+		return m.manifest(ctx, ref, o)
+	})
 	if err == nil {
 		m.elsewhere.see(ref.Repository, a.Blob)
 	}
@@ -57,6 +59,9 @@ func (m *Mirror) manifest(ctx context.Context, ref reference.Reference, origin u
 
 // held gives a manifest that needs nobody to be asked.
 func (m *Mirror) held(ctx context.Context, dgst digest.Digest) (*Answer, bool) {
+	if err := m.allowed(ctx, dgst); err != nil {
+		return nil, false
+	}
 	if f, ok := m.memory.Get(dgst); ok {
 		m.cfg.Keeper.Touch(dgst) // Or the manifests that are used most would look unused.
 		return f.answer(), true
@@ -91,7 +96,7 @@ func (m *Mirror) byDigest(ctx context.Context, ref reference.Reference, origin u
 	if a, ok := m.held(ctx, ref.Digest); ok {
 		return a, nil
 	}
-	key := manifestKey(ref)
+	key := manifestKey(ctx, ref)
 	if err := m.failed(key); err != nil {
 		return nil, err
 	}
@@ -118,7 +123,9 @@ func (m *Mirror) kept(ctx context.Context, got fetched) *Answer {
 
 // manifestKey is the key under which a look-up of a manifest is shared and its failure remembered. Those of blobs are
 // others: a registry may well have the one and lack the other by the same digest.
-func manifestKey(ref reference.Reference) string { return "manifest " + ref.String() }
+func manifestKey(ctx context.Context, ref reference.Reference) string {
+	return scoped(ctx, "manifest "+ref.String())
+}
 
 // fetch gets a manifest from other members, if it is asked for by digest, or from upstream, and keeps it.
 func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, origin upstream.Origin) (fetched, error) {
@@ -138,6 +145,7 @@ func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, origin upst
 		m.cfg.Log.V(1).Info("manifest not kept", "ref", ref.String(), "reason", err.Error())
 	}
 	m.learn(ref.Repository, got.body)
+	m.saw(ref, got.desc.Digest)
 	return got, nil
 }
 
@@ -151,7 +159,7 @@ func (m *Mirror) fetchFromMembers(ctx context.Context, ref reference.Reference, 
 
 // gone takes note of a failed look-up, and passes it on.
 func (m *Mirror) gone(ctx context.Context, ref reference.Reference, err error) error {
-	m.remember(manifestKey(ref), err)
+	m.remember(manifestKey(ctx, ref), err)
 	if ref.Tag != "" {
 		m.tags.WithLabelValues("failed").Inc()
 		if errors.Is(err, upstream.ErrNotFound) {

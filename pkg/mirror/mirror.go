@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/foreign"
@@ -76,6 +77,9 @@ type Config struct {
 	Members *Members
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
+	// Access says who may read what, by what Upstream has it Learn. Nil lets everybody read everything, and uses nobody's
+	// credentials but the node's own.
+	Access *access.Book
 	// Policy says whom a request may reach, and who is believed about tags. Nil is that of a configuration without rules.
 	Policy *policy.Policy
 	// Foreign gets layers that are elsewhere. Nil gets none.
@@ -105,6 +109,7 @@ type Mirror struct {
 	tags      *prometheus.CounterVec
 	ages      prometheus.Histogram
 	probes    prometheus.Counter
+	checks    *prometheus.CounterVec
 
 	shared  singleflight.Group
 	ctx     context.Context // What several clients wait for lives on it.
@@ -133,6 +138,7 @@ func New(cfg Config) (*Mirror, error) {
 	m.local = &Local{
 		Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Policy: cfg.Policy, Withheld: m.elsewhere.withheld, Now: cfg.Now,
 	}
+	m.local.Gate.Access = cfg.Access
 	if m.local.forgotten, err = lru.New[string, time.Time](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of forgotten tags: %w", err)
 	}
@@ -160,6 +166,10 @@ func New(cfg Config) (*Mirror, error) {
 		Name: "kioo_tag_age_seconds", Help: "How long ago a registry confirmed what tags were answered to mean.",
 		Buckets: []float64{1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
 	})
+	m.checks = factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "kioo_access_checks_total",
+		Help: "Questions to upstream whether held content may be given, by how they ended: open (everybody may read), accepted, refused, offline (upstream can't be asked, and it was given) or failed.",
+	}, []string{"result"})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
 }
@@ -208,9 +218,10 @@ func share[T any](ctx context.Context, m *Mirror, key string, fn func(context.Co
 		err   error
 	}
 	done := make(chan result, 1)
+	admission := admissionOf(ctx)
 	m.running.Go(func() {
 		value, err, _ := m.shared.Do(key, func() (any, error) {
-			ctx, cancel := context.WithTimeout(m.ctx, m.cfg.AnswerWithin)
+			ctx, cancel := context.WithTimeout(admission.in(m.ctx), m.cfg.AnswerWithin)
 			defer cancel()
 			return fn(ctx)
 		})
@@ -251,7 +262,7 @@ func (m *Mirror) remember(key string, err error) {
 	if m.cfg.FailedFor <= 0 || errors.Is(err, context.Canceled) || errors.Is(err, flight.ErrBusy) ||
 		errors.Is(err, flight.ErrAbandoned) || errors.Is(err, upstream.ErrBusy) ||
 		errors.Is(err, flight.ErrClosed) || errors.Is(err, flight.ErrHeld) || errors.Is(err, content.ErrNoSpace) ||
-		errors.Is(err, upstream.ErrLoop) {
+		errors.Is(err, upstream.ErrLoop) || m.cfg.Access != nil && challenges(err) {
 		return
 	}
 	m.failures.Add(key, failure{err: err, at: m.cfg.Now()})

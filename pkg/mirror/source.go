@@ -13,6 +13,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	p2p "github.com/libp2p/go-libp2p/core/peer"
+	"github.com/opencontainers/go-digest"
 )
 
 // The kinds of sources that a flight has, as logs and metrics name them.
@@ -28,6 +29,14 @@ type upstreamSource struct {
 	client *upstream.Client
 	ref    reference.Reference
 	origin upstream.Origin
+	saw    func(ref reference.Reference, dgst digest.Digest) // Nil tells nobody.
+}
+
+// Verified implements flight.Witness.
+func (s *upstreamSource) Verified() {
+	if s.saw != nil {
+		s.saw(s.ref, s.ref.Digest)
+	}
 }
 
 // Open implements flight.Source.
@@ -48,19 +57,32 @@ func (s *upstreamSource) Blame(error) { s.client.Forget(s.ref.Repository, s.ref.
 // Kind implements flight.Source.
 func (s *upstreamSource) Kind() string { return Upstream }
 
-// String implements flight.Source.
-func (s *upstreamSource) String() string { return fmt.Sprintf("upstream %s", s.ref.Repository) }
+// String implements flight.Source. Each client's credentials are a source of their own: where one's are refused, the
+// next one's are tried.
+func (s *upstreamSource) String() string {
+	if s.origin.Credentials.IsZero() {
+		return fmt.Sprintf("upstream %s", s.ref.Repository)
+	}
+	return fmt.Sprintf("upstream %s for %v", s.ref.Repository, s.origin.Credentials)
+}
 
 // Source gives the members that hold a blob as one source of a flight: it asks the next one whenever one fails, at
 // the byte where that one stopped.
-func (m *Members) Source(ref reference.Reference) flight.Source {
-	return &membersSource{members: m, ref: ref, failed: map[p2p.ID]bool{}, used: map[p2p.ID]discovery.Member{}}
+func (m *Members) Source(ref reference.Reference) flight.Source { return m.source(ref, nil, nil) }
+
+// source is Source on the ground of an admission.
+func (m *Members) source(ref reference.Reference, a *admission, saw func(reference.Reference, digest.Digest)) *membersSource {
+	return &membersSource{
+		members: m, ref: ref, admission: a, saw: saw, failed: map[p2p.ID]bool{}, used: map[p2p.ID]discovery.Member{},
+	}
 }
 
 // membersSource is the other members, as a flight sees them.
 type membersSource struct {
-	members *Members
-	ref     reference.Reference
+	members   *Members
+	ref       reference.Reference
+	admission *admission // Nil for none.
+	saw       func(ref reference.Reference, dgst digest.Digest)
 
 	mu     sync.Mutex
 	failed map[p2p.ID]bool // Those that could not give what they said they had.
@@ -70,8 +92,15 @@ type membersSource struct {
 // Kind implements flight.Source.
 func (s *membersSource) Kind() string { return Peer }
 
-// String implements flight.Source. All flights of a blob have the same members.
-func (s *membersSource) String() string { return "other members" }
+// String implements flight.Source. Members give a blob in the names of the repositories that they saw it in.
+func (s *membersSource) String() string { return fmt.Sprintf("other members, of %s", s.ref.Repository) }
+
+// Verified implements flight.Witness.
+func (s *membersSource) Verified() {
+	if s.saw != nil {
+		s.saw(s.ref, s.ref.Digest)
+	}
+}
 
 // Trusted implements flight.Source.
 func (s *membersSource) Trusted() bool { return false }
@@ -88,7 +117,7 @@ func (s *membersSource) Blame(err error) {
 
 // Open implements flight.Source.
 func (s *membersSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
-	stream := &membersStream{source: s, ctx: ctx, pos: off, end: end}
+	stream := &membersStream{source: s, ctx: s.admission.in(ctx), pos: off, end: end}
 	if err := stream.reopen(openWithin); err != nil {
 		return nil, err
 	}

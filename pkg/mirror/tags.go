@@ -57,7 +57,7 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 	if !known.route.AsksUpstream() {
 		return m.withoutUpstream(ctx, ref, known)
 	}
-	key := manifestKey(ref)
+	key := manifestKey(ctx, ref)
 	if err := m.failed(key); err != nil {
 		return m.lastKnown(ctx, ref, known, err)
 	}
@@ -128,7 +128,7 @@ func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference, known 
 	if m.cfg.Members == nil || !known.route.AsksMembers() {
 		return content.Tag{}, false, content.ErrNotFound
 	}
-	got, err := share(ctx, m, "members "+ref.String(), func(ctx context.Context) (memberTag, error) {
+	got, err := share(ctx, m, scoped(ctx, "members "+ref.String()), func(ctx context.Context) (memberTag, error) {
 		tag, vouched, err := m.cfg.Members.Tag(ctx, ref)
 		if err != nil {
 			return memberTag{}, err
@@ -169,7 +169,7 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 		return fetched{desc: known.Target}, nil
 	}
 	// The new manifest comes first, so that the tag never means something that could not be had.
-	if a, err := m.local.open(ctx, desc.Digest); err == nil {
+	if a, err := m.open(ctx, desc.Digest); err == nil {
 		a.Blob.Close()
 	} else if _, err := m.fetch(ctx, withDigest(ref, content.Tag{Target: desc}), origin); err != nil {
 		return fetched{}, err
@@ -244,7 +244,7 @@ func (m *Mirror) Refresh(ctx context.Context, ref reference.Reference) error {
 	}
 	m.local.forgotten.Add(ref.String(), m.cfg.Now())
 	m.windows.Remove(ref.String())
-	m.failures.Remove(manifestKey(ref))
+	m.failures.Remove(manifestKey(ctx, ref))
 	if err := m.cfg.Keeper.DeleteTag(ctx, ref); err != nil {
 		return fmt.Errorf("refresh %s: %w", ref, err)
 	}

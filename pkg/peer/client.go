@@ -234,9 +234,11 @@ func (c *Client) send(ctx context.Context, method string, addrs []string, url, b
 	if byteRange != "" {
 		req.Header.Set("Range", byteRange)
 	}
+	as := setClaim(ctx, req)
 	resp, err := c.http.Do(req)
 	switch {
 	case err == nil:
+		as.hear(resp)
 		return resp, nil
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)

@@ -21,6 +21,8 @@ import (
 type Policy struct {
 	routes  []route
 	tags    []tagRule
+	access  []accessRule
+	mode    string
 	bounds  config.CacheControl
 	foreign Foreign
 }
@@ -29,6 +31,11 @@ type route struct {
 	name  string
 	match pattern.Pattern
 	rule  config.Registry
+}
+
+type accessRule struct {
+	match pattern.Pattern
+	mode  string
 }
 
 type tagRule struct {
@@ -45,6 +52,14 @@ func New(cfg *config.Config) (*Policy, error) {
 			return nil, fmt.Errorf("registries[%d].match %w", i, err)
 		}
 		p.routes = append(p.routes, route{fmt.Sprintf("registries[%d]", i), match, r})
+	}
+	p.mode = cfg.Access.Mode
+	for i, r := range cfg.Access.Rules {
+		match, err := pattern.Parse(r.Match)
+		if err != nil {
+			return nil, fmt.Errorf("access.rules[%d].match %w", i, err)
+		}
+		p.access = append(p.access, accessRule{match, r.Mode})
 	}
 	own := len(cfg.Tags.Rules)
 	for i, r := range append(cfg.Tags.Rules[:own:own], config.DefaultTagRules()...) {
@@ -214,6 +229,22 @@ func (t TagRule) FallBack(known Known) bool {
 // FallsBack tells whether anything is answered while upstream can't be asked.
 func (t TagRule) FallsBack() bool {
 	return t.Policy == config.PeersFirst || t.Policy == config.UpstreamFirst
+}
+
+// Access gives whose credentials count for a repository, as the configuration calls it. Where nothing is asked outside
+// of the cluster, nobody can be asked who may read: then everybody may, unless that was to be verified.
+func (p *Policy) Access(repo reference.Repository) string {
+	mode := p.mode
+	for _, r := range p.access {
+		if _, ok := r.match.Repository(repo); ok {
+			mode = r.mode
+			break
+		}
+	}
+	if mode != config.AccessVerify && !p.Route(repo).AsksUpstream() {
+		return config.AccessOwn
+	}
+	return mode
 }
 
 // Bounded brings what a registry said of how long its answer counts within bounds; negative if it does not matter.

@@ -18,6 +18,7 @@ const (
 	codeManifestUnknown reference.Code = "MANIFEST_UNKNOWN"
 	codeNameUnknown     reference.Code = "NAME_UNKNOWN"
 	codeRangeInvalid    reference.Code = "RANGE_INVALID"
+	codeUnauthorized    reference.Code = "UNAUTHORIZED"
 )
 
 // refusal is an answer that is no content: a status, and what the body says.
@@ -35,12 +36,14 @@ func refuse(status int, code reference.Code, format string, args ...any) *refusa
 }
 
 // refused turns whatever went wrong before the first byte into an answer. All that the client could get elsewhere is
-// a 404: container runtimes then go to the next host at once, where other statuses make them retry here or wait.
+// a 404: container runtimes then go to the next host at once, where other statuses make them retry here or wait. Where
+// upstream wants to know who asks, the client gets to hear that as upstream said it.
 func refused(kind reference.Kind, err error) *refusal {
 	var (
 		own       *refusal
 		name      *reference.Error
 		elsewhere *mirror.Elsewhere
+		denied    *mirror.Denied
 	)
 	switch {
 	case errors.As(err, &own):
@@ -53,6 +56,10 @@ func refused(kind reference.Kind, err error) *refusal {
 	case errors.As(err, &elsewhere):
 		r := refuse(http.StatusTemporaryRedirect, codeBlobUnknown, "%v", err)
 		r.header = http.Header{"Location": {elsewhere.URL}}
+		return r
+	case errors.As(err, &denied) && len(denied.Challenge) > 0:
+		r := refuse(http.StatusUnauthorized, codeUnauthorized, "%v", err)
+		r.header = http.Header{"Www-Authenticate": denied.Challenge}
 		return r
 	case errors.Is(err, upstream.ErrLoop):
 		return refuse(http.StatusLoopDetected, reference.CodeUnsupported, "%v", err)

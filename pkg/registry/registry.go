@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -48,6 +50,8 @@ type Config struct {
 	// WriteTimeout is how long a client may take to accept four mebibytes, or less where there is less. 1 minute by
 	// default; clients slower than that are cut off, and runtimes then resume where they were.
 	WriteTimeout time.Duration
+	// OpenFor, if not nil, tells for how long a repository is known to be one that everybody may read, for other members.
+	OpenFor func(repo reference.Repository) (age time.Duration, ok bool)
 
 	// Pulled hears of content that a client got, to its end. It must not wait. Nil: nobody does.
 	Pulled func(p Pull)
@@ -153,6 +157,11 @@ func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
 	if err := h.cfg.Backend.Check(named.Repository); err != nil {
 		return err
 	}
+	if h.cfg.OpenFor != nil {
+		if age, ok := h.cfg.OpenFor(named.Repository); ok {
+			w.Header().Set(peer.OpenHeader, strconv.FormatInt(int64(age.Seconds()), 10))
+		}
+	}
 	switch named.Kind {
 	case reference.KindManifest:
 		return h.manifest(w, req, x)
@@ -192,7 +201,11 @@ func origin(req *http.Request) upstream.Origin {
 	if before := req.Header.Values("X-Forwarded-For"); len(before) > 0 {
 		client = strings.Join(before, ", ") + ", " + client
 	}
-	return upstream.Origin{ForwardedFor: client, Via: req.Header.Values("Via")}
+	return upstream.Origin{
+		ForwardedFor: client, Via: req.Header.Values("Via"),
+		Credentials: access.NewCredentials(req.Header.Get("Authorization")),
+		Claim:       access.Claim(req.Header.Get(peer.ClaimHeader)),
+	}
 }
 
 // record counts a request and writes its line in the log.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/mirror"
@@ -178,6 +179,7 @@ type stack struct {
 	remote *remote
 	cache  *cache.Cache
 	mirror *mirror.Mirror
+	book   *access.Book
 	now    func() time.Time
 	mu     sync.Mutex
 	offset time.Duration
@@ -193,6 +195,7 @@ func (s *stack) later(d time.Duration) {
 type options struct {
 	cacheConfig cache.Config
 	mirror      func(*mirror.Config)
+	mode        access.Mode
 	registry    func(*registry.Config)
 	connections int
 	impatient   bool // Upstream has little time, so that tests of silence don't last.
@@ -209,6 +212,10 @@ func newStack(t *testing.T, o options) *stack {
 		defer s.mu.Unlock()
 		return began.Add(s.offset)
 	}
+	s.book = access.New(access.Config{
+		AcceptedFor: 5 * time.Minute, RefusedFor: 30 * time.Second, OpenFor: time.Hour, Now: s.now,
+		Mode: func(reference.Repository) access.Mode { return o.mode },
+	})
 	log := logr.Discard()
 	if o.cacheConfig.Dir == "" {
 		o.cacheConfig.Dir = t.TempDir()
@@ -234,6 +241,7 @@ func newStack(t *testing.T, o options) *stack {
 		},
 		Timeouts: timeouts,
 		Retries:  upstream.Retries{Attempts: 2, Base: 10 * time.Millisecond, Within: 2 * time.Second},
+		Observe:  mirror.Learn(s.book),
 		Log:      log, Registerer: o.metrics,
 	})
 	if err != nil {
@@ -248,7 +256,7 @@ func newStack(t *testing.T, o options) *stack {
 		Log: testr.New(t),
 	})
 	mcfg := mirror.Config{
-		Held: []mirror.Held{{Name: "cache", Store: s.cache}}, Keeper: s.cache, Flights: flights, Upstream: client,
+		Held: []mirror.Held{{Name: "cache", Store: s.cache}}, Keeper: s.cache, Flights: flights, Upstream: client, Access: s.book,
 		FailedFor: 5 * time.Second, Now: s.now, Log: log,
 	}
 	if o.mirror != nil {

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/reference"
 )
 
 const (
@@ -38,7 +42,8 @@ type grants struct {
 // grant answers challenges for one repository.
 type grant struct {
 	authorizer docker.Authorizer
-	repository string
+	name       reference.Repository
+	repository string         // As the endpoint knows it.
 	challenge  *http.Response // The 401 that this grant was made to answer; nil for one that was not asked yet.
 
 	// mu is held while the authorizer works: it reads a token's expiry while another goroutine still writes it.
@@ -57,21 +62,21 @@ func newGrants(c *Client, ep *endpoint) (*grants, error) {
 		endpoint: ep,
 		cache:    cache,
 		tokens: &http.Client{
-			Transport:     &tokenTransport{endpoint: ep},
+			Transport:     &tokenTransport{endpoint: ep, realms: c.cfg.Realms, proxy: c.cfg.Proxy},
 			CheckRedirect: checkTokenRedirect,
 			Timeout:       c.cfg.Timeouts.Connect + c.cfg.Timeouts.FirstByte,
 		},
 	}, nil
 }
 
-// get gives the repository's grant.
-func (g *grants) get(repository string) *grant {
+// get gives a repository's grant: by its name, and as the endpoint knows it.
+func (g *grants) get(name reference.Repository, repository string) *grant {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if gr, ok := g.cache.Get(repository); ok {
 		return gr
 	}
-	gr := g.make(repository, nil)
+	gr := g.make(name, repository, nil)
 	g.cache.Add(repository, gr)
 	return gr
 }
@@ -84,7 +89,7 @@ func (g *grants) renew(refused *grant, challenge *http.Response) *grant {
 	if gr, ok := g.cache.Get(refused.repository); ok && gr != refused {
 		return gr
 	}
-	gr := g.make(refused.repository, &http.Response{
+	gr := g.make(refused.name, refused.repository, &http.Response{
 		StatusCode: challenge.StatusCode, Header: challenge.Header, Request: challenge.Request,
 	})
 	g.cache.Add(refused.repository, gr)
@@ -100,17 +105,22 @@ func (g *grants) drop(gr *grant) {
 	}
 }
 
-func (g *grants) make(repository string, challenge *http.Response) *grant {
+func (g *grants) make(name reference.Repository, repository string, challenge *http.Response) *grant {
+	own := g.client.cfg.Own(name)
 	return &grant{
+		name:       name,
 		repository: repository,
 		challenge:  challenge,
 		authorizer: docker.NewDockerAuthorizer(
 			docker.WithAuthClient(g.tokens),
 			docker.WithAuthHeader(http.Header{"User-Agent": {g.client.cfg.UserAgent}}),
 			docker.WithAuthCreds(func(host string) (string, string, error) {
+				if !own {
+					return "", "", nil
+				}
 				ctx, cancel := context.WithTimeout(g.client.base, g.client.cfg.Timeouts.FirstByte)
 				defer cancel()
-				return g.client.creds.get(ctx, host)
+				return g.client.creds.get(ctx, host, repository)
 			}),
 		),
 	}
@@ -131,7 +141,11 @@ func (g *grants) authorize(ctx context.Context, gr *grant, req *http.Request) er
 	case err := <-done:
 		if err != nil {
 			g.drop(gr)
-			return &authError{err: err}
+			failed := &authError{err: err}
+			if gr.challenge != nil {
+				failed.challenge = challengeOf(gr.challenge)
+			}
+			return failed
 		}
 	}
 	if value := scratch.Header.Get("Authorization"); value != "" {
@@ -156,11 +170,15 @@ func (gr *grant) authorize(ctx context.Context, req *http.Request) error {
 var (
 	errClosed      = errors.New("client is closed")
 	errPlainRealm  = errors.New("token service without TLS does not get credentials for a registry with TLS")
+	errInside      = errors.New("realm is at an address that is not public, and so the client's to ask")
 	errTokenAstray = errors.New("token service redirects a request with credentials to another address")
 )
 
 // authError is a failure to get what a challenge asks for.
-type authError struct{ err error }
+type authError struct {
+	err       error
+	challenge []string // What could not be answered; empty where nothing was asked.
+}
 
 func (e *authError) Error() string { return "answer the registry's challenge: " + e.err.Error() }
 func (e *authError) Unwrap() error { return e.err }
@@ -175,7 +193,7 @@ func (e *authError) status() int {
 		return said.StatusCode
 	case errors.As(e.err, &said):
 		return http.StatusUnauthorized
-	case errors.Is(e.err, errPlainRealm), errors.Is(e.err, errTokenAstray):
+	case errors.Is(e.err, errPlainRealm), errors.Is(e.err, errTokenAstray), errors.Is(e.err, errInside):
 		return http.StatusUnauthorized
 	case errors.As(e.err, &failed), errors.Is(e.err, io.ErrUnexpectedEOF):
 		return 0
@@ -185,15 +203,19 @@ func (e *authError) status() int {
 
 // tokenTransport carries token requests. It bounds the answers, and keeps credentials that are for a registry with
 // TLS from a token service without it: whoever names the realm chooses where passwords go.
-type tokenTransport struct{ endpoint *endpoint }
+type tokenTransport struct {
+	endpoint *endpoint
+	realms   []string
+	proxy    func(*http.Request) (*url.URL, error)
+}
 
 func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" && t.endpoint.url.Scheme == "https" && carriesSecret(req) {
 		return nil, errPlainRealm
 	}
-	rt := t.endpoint.away
-	if sameOrigin(req.URL, t.endpoint.url) {
-		rt = t.endpoint.direct
+	rt, err := t.route(req)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
@@ -201,6 +223,31 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = http.MaxBytesReader(nil, resp.Body, maxTokenBytes)
 	return resp, nil
+}
+
+// route chooses the connections for a token request. Who has credentials for a registry trusts it with naming its token
+// service. Everybody else's registry names what it likes, this node's or its cloud's own services among it: without
+// credentials only public addresses are asked, and hosts that are known otherwise.
+func (t *tokenTransport) route(req *http.Request) (http.RoundTripper, error) {
+	switch {
+	case sameOrigin(req.URL, t.endpoint.url):
+		return t.endpoint.direct, nil
+	case carriesSecret(req), sameHost(req.URL, t.endpoint.url), slices.Contains(t.realms, strings.ToLower(req.URL.Hostname())):
+		return t.endpoint.away, nil
+	}
+	if proxy, err := t.proxy(req); err != nil || proxy != nil {
+		// The proxy resolves names and has rules of its own; addresses can be judged here.
+		if ip, perr := netip.ParseAddr(req.URL.Hostname()); perr == nil && !isPublic(ip) {
+			return nil, errInside
+		}
+		return t.endpoint.away, nil
+	}
+	return t.endpoint.outside, nil
+}
+
+// sameHost compares hosts, whatever the port. All names of this machine are one.
+func sameHost(a, b *url.URL) bool {
+	return strings.EqualFold(a.Hostname(), b.Hostname()) || isLoopback(a.Host) && isLoopback(b.Host)
 }
 
 // carriesSecret knows the two ways in which the authorizer sends credentials.

@@ -269,36 +269,6 @@ func TestCredentialsChange(t *testing.T) {
 	}
 }
 
-func TestCredentialHelper(t *testing.T) {
-	dir := t.TempDir()
-	script := "#!/bin/sh\n[ \"$(cat)\" = registry.example ] && echo '{\"Username\":\"ann\",\"Secret\":\"s3cret\"}'\n"
-	if err := os.WriteFile(filepath.Join(dir, "docker-credential-test"), []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	store := credentialStore{path: writeFile(t, "config.json", `{"credHelpers":{"registry.example":"test"}}`)}
-	user, secret, err := store.get(t.Context(), "registry.example")
-	if user != "ann" || secret != "s3cret" || err != nil {
-		t.Errorf("got %q, %q, error %v", user, secret, err)
-	}
-}
-
-func TestCredentialKeys(t *testing.T) {
-	for _, key := range []string{"https://index.docker.io/v1/", "docker.io", "registry-1.docker.io", "index.docker.io"} {
-		store := credentialStore{path: dockerConfig(t, key, "ann:s3cret")}
-		if user, _, err := store.get(t.Context(), "registry-1.docker.io"); user != "ann" || err != nil {
-			t.Errorf("%s: got %q, error %v", key, user, err)
-		}
-		if user, secret, err := store.get(t.Context(), "quay.io"); user != "" || secret != "" || err != nil {
-			t.Errorf("%s, for quay.io: got %q, error %v", key, user, err)
-		}
-	}
-	store := credentialStore{path: writeFile(t, "config.json", `{"auths":{"quay.io":{"identitytoken":"t0ken"}}}`)}
-	if user, secret, err := store.get(t.Context(), "quay.io"); user != "" || secret != "t0ken" || err != nil {
-		t.Errorf("identity token: got %q, %q, error %v", user, secret, err)
-	}
-}
-
 func TestNewReadsCredentials(t *testing.T) {
 	for name, path := range map[string]string{
 		"missing": filepath.Join(t.TempDir(), "none.json"), "broken": writeFile(t, "config.json", `{"auths":[]}`),

@@ -209,7 +209,7 @@ func (b *Blob) broke(err error) {
 // reopen gets the rest from the endpoint that sent the bytes before, and if it has nothing to give, from the next.
 func (b *Blob) reopen() error {
 	for {
-		if b.fruitless > 0 && len(b.reg.endpoints) > 1 {
+		if b.fruitless > 0 && len(b.reg.endpoints) > 1 && b.req.origin.Credentials.IsZero() {
 			b.current = (b.current + 1) % len(b.reg.endpoints)
 			b.etag = ""
 		}

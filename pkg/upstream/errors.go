@@ -49,6 +49,8 @@ type Error struct {
 	RetryAfter time.Duration
 	// Err is the cause, nil where an answer's status is all there is.
 	Err error
+	// Challenge is the WWW-Authenticate that the registry itself refused with. It is not part of the text.
+	Challenge []string
 	// Earlier holds what the endpoints said that were asked before Endpoint. It is not unwrapped: the last word counts.
 	Earlier []error
 
@@ -109,6 +111,7 @@ func (r *request) refused(ep *endpoint, resp *http.Response, now time.Time) *Err
 	e.setStatus(resp.StatusCode)
 	e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), now)
 	if resp.Request != nil && sameOrigin(resp.Request.URL, ep.url) {
+		e.Challenge = challengeOf(resp)
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes)) // Half a body may still say why.
 		e.Code, e.Message = parseErrorBody(body)
 	}
@@ -150,6 +153,9 @@ func (r *request) failed(ep *endpoint, kind, err error) *Error {
 		if status := auth.status(); status != 0 {
 			e.setStatus(status)
 		}
+		if e.kind == ErrDenied {
+			e.Challenge = auth.challenge
+		}
 	case errors.As(err, &cert), errors.As(err, &dns) && dns.IsNotFound, errors.Is(err, errClosed), errors.Is(err, reach.ErrRefused):
 		e.retry = false
 	case errors.Is(err, context.Canceled):
@@ -158,7 +164,17 @@ func (r *request) failed(ep *endpoint, kind, err error) *Error {
 	return e
 }
 
+// challengeOf gives what a 401 asks for, unless it is longer than anything that clients have use for.
+func challengeOf(resp *http.Response) []string {
+	challenge := resp.Header.Values("WWW-Authenticate")
+	if resp.StatusCode != http.StatusUnauthorized || len(strings.Join(challenge, "")) > maxChallenge {
+		return nil
+	}
+	return challenge
+}
+
 const (
+	maxChallenge    = 8 << 10
 	maxErrorBytes   = 64 << 10
 	maxErrorCode    = 64
 	maxErrorMessage = 512

@@ -31,6 +31,8 @@ type request struct {
 	blob digest.Digest
 	// also are statuses below 400 that are wanted besides 200 and 206.
 	also []int
+	// authorized notes that the registry wanted to know who asks.
+	authorized bool
 }
 
 // url is where an endpoint has what is asked for.
@@ -56,6 +58,14 @@ func (r *request) target(ep *endpoint) targetKey {
 // answer. use owns the answer's body. An endpoint's failure of any kind leads to the next one: a cache that stands
 // before the registry must not fail what the registry has. The last endpoint has the last word.
 func (c *Client) ask(ctx context.Context, reg *registry, r *request, use func(i int, resp *http.Response) error) error {
+	err := c.attempts(ctx, reg, r, use)
+	c.cfg.Observe(Outcome{
+		Repository: r.repo, Credentials: r.origin.Credentials, Authorized: r.authorized, Err: err,
+	})
+	return err
+}
+
+func (c *Client) attempts(ctx context.Context, reg *registry, r *request, use func(int, *http.Response) error) error {
 	pause := c.newPause()
 	end := time.Now().Add(c.cfg.Retries.Within)
 	for attempt := 1; ; attempt++ {
@@ -78,7 +88,7 @@ func (c *Client) round(ctx context.Context, reg *registry, r *request, use func(
 	var earlier []error
 	for i, ep := range reg.endpoints {
 		last := i == len(reg.endpoints)-1
-		if !last && ep.passed(time.Now()) {
+		if !last && (ep.passed(time.Now()) || !r.origin.Credentials.IsZero()) {
 			continue
 		}
 		err := c.askOne(ctx, reg, i, r, use)
@@ -121,8 +131,8 @@ func (c *Client) exchange(ctx context.Context, reg *registry, ep *endpoint, r *r
 	if err := ep.knows(r.repo); err != nil {
 		return nil, r.broken(ep, err)
 	}
-	key := r.target(ep)
-	if known, ok := c.targets.Get(key); ok && r.blob != "" {
+	key, shared := r.target(ep), r.blob != "" && r.origin.Credentials.IsZero()
+	if known, ok := c.targets.Get(key); ok && shared {
 		if time.Now().Before(known.until) {
 			resp, err := c.send(ctx, reg, ep, r, known.url)
 			if err == nil && resp.StatusCode/100 == 2 {
@@ -142,7 +152,7 @@ func (c *Client) exchange(ctx context.Context, reg *registry, ep *endpoint, r *r
 			return nil, err
 		}
 		if !isRedirect(resp.StatusCode) {
-			if r.blob != "" && resp.StatusCode/100 == 2 && !sameOrigin(u, ep.url) && time.Now().Before(until) {
+			if shared && resp.StatusCode/100 == 2 && !sameOrigin(u, ep.url) && time.Now().Before(until) {
 				c.targets.Add(key, target{url: u, until: until})
 			}
 			return resp, nil
@@ -183,11 +193,17 @@ func (c *Client) send(
 	if r.origin.ForwardedFor != "" {
 		req.Header.Set("X-Forwarded-For", r.origin.ForwardedFor)
 	}
-	gr := ep.grants.get(ep.repository(r.repo))
+	if client := r.origin.Credentials; !client.IsZero() {
+		r.authorized = true
+		req.Header.Set("Authorization", client.Header())
+		return c.roundTrip(ctx, ep.direct, req, reg.host)
+	}
+	gr := ep.grants.get(r.repo, ep.repository(r.repo))
 	for challenged := false; ; challenged = true {
 		if err := ep.grants.authorize(ctx, gr, req); err != nil {
 			return nil, err
 		}
+		r.authorized = r.authorized || challenged || req.Header.Get("Authorization") != ""
 		resp, err := c.roundTrip(ctx, ep.direct, req, reg.host)
 		if err != nil || resp.StatusCode != http.StatusUnauthorized || challenged ||
 			len(resp.Header.Values("WWW-Authenticate")) == 0 {

@@ -108,6 +108,7 @@ type endpoint struct {
 	direct    http.RoundTripper // For the endpoint itself: shows the client certificate.
 	away      http.RoundTripper // For every other origin.
 	redirects http.RoundTripper // For those that the endpoint redirects to.
+	outside   http.RoundTripper // For other origins that must be at public addresses.
 	grants    *grants
 	dead      atomic.Int64 // Until when it is passed over, in Unix nanoseconds.
 }
@@ -157,7 +158,11 @@ func (c *Client) endpoint(e Endpoint) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	ep := &endpoint{url: u, rewrite: e.Rewrite, ns: e.MirrorsNamespace, direct: direct, away: away}
+	outside, err := c.transports.get(tlsFiles{ca: files.ca, outside: true})
+	if err != nil {
+		return nil, err
+	}
+	ep := &endpoint{url: u, rewrite: e.Rewrite, ns: e.MirrorsNamespace, direct: direct, away: away, outside: outside}
 	c.guard(ep, e)
 	ep.grants, err = newGrants(c, ep)
 	return ep, err

@@ -9,8 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -33,8 +36,11 @@ var (
 	errStalled   = errors.New("no byte arrived for too long")
 )
 
-// tlsFiles are the files that a connection depends on; registries with the same ones share connections.
-type tlsFiles struct{ ca, cert, key string }
+// tlsFiles are what a connection depends on; registries with the same ones share connections.
+type tlsFiles struct {
+	ca, cert, key string
+	outside       bool // Connects to public addresses alone, and without a proxy.
+}
 
 func (f tlsFiles) config() (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -105,9 +111,12 @@ func (t *transports) get(files tlsFiles) (http.RoundTripper, error) {
 	// stall, get connections of their own instead of sharing the fate and the window of one.
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	dialer := &net.Dialer{Timeout: t.cfg.Timeouts.Connect}
+	dialer, proxy := &net.Dialer{Timeout: t.cfg.Timeouts.Connect}, t.cfg.Proxy
+	if files.outside {
+		dialer.Control, proxy = publicOnly, nil
+	}
 	tr := &http.Transport{
-		Proxy:                  t.cfg.Proxy,
+		Proxy:                  proxy,
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    t.cfg.Timeouts.Connect,
@@ -121,6 +130,37 @@ func (t *transports) get(files tlsFiles) (http.RoundTripper, error) {
 	}
 	t.cache.Add(files, tr)
 	return tr, nil
+}
+
+// publicOnly refuses to connect to addresses that are not public. It sees what names have resolved to.
+func publicOnly(_, address string, _ syscall.RawConn) error {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil || !isPublic(to.Addr()) {
+		return errInside
+	}
+	return nil
+}
+
+// reserved are the networks that net/netip has no name for and that are not public either: those behind carriers'
+// address translation, of protocols and documentation, of benchmarks, and IPv6 addresses that lead to IPv4 ones.
+var reserved = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("fec0::/10"),
+}
+
+// translated is what IPv6-only networks reach IPv4 addresses by (RFC 6052): the last four bytes are the address.
+var translated = netip.MustParsePrefix("64:ff9b::/96")
+
+func isPublic(ip netip.Addr) bool {
+	ip = ip.Unmap().WithZone("")
+	if translated.Contains(ip) {
+		bytes := ip.As16()
+		ip = netip.AddrFrom4([4]byte(bytes[12:]))
+	}
+	return ip.IsGlobalUnicast() && !ip.IsPrivate() &&
+		!slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
 func (t *transports) closeIdle() {

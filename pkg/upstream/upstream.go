@@ -21,6 +21,7 @@ import (
 
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,9 +43,18 @@ type Config struct {
 	// Networks are those that redirects may lead into whatever the address of the registry itself. Others may lead only
 	// as far in as that is: see package reach. Default: none.
 	Networks []netip.Prefix
-	// Credentials is the path of a Docker config.json, whose credHelpers and credsStore are used too. Default: none.
-	// The file is read again whenever a registry asks who we are, so a changed secret needs no restart.
+	// Credentials is the path of a Docker config.json, whose credHelpers and credsStore are used too, or of a directory
+	// that holds one, as a mounted Secret does: see credentialFiles. Default: none. It is read again whenever a registry
+	// asks who we are, so a changed secret needs no restart.
 	Credentials string
+	// Own tells for which repositories Credentials are used. Nil is all.
+	Own func(repo reference.Repository) bool
+	// Realms are hosts of token services that may be asked for tokens without credentials although they are at
+	// addresses that are not public. Realms are named by registries, and so by anybody: others of that kind are asked
+	// only if they are the registry's own host. Default: none.
+	Realms []string
+	// Observe is told of every question's outcome, before whoever asked. It must not wait. Default: nobody.
+	Observe func(Outcome)
 	// UserAgent is sent with every request. Default "kioo".
 	UserAgent string
 	// Pseudonym names this mirror in Via. Chains of mirrors find loops by it, so it should differ from node to node.
@@ -104,6 +114,22 @@ type Origin struct {
 	ForwardedFor string
 	// Via is what the request's own Via said. The client appends itself.
 	Via []string
+	// Credentials are the client's own. With them, the registry itself alone is asked, its last endpoint, and nothing
+	// that belongs to others is used or kept: no tokens, no redirects. Default: the node's own, or none.
+	Credentials access.Credentials
+	// Claim is what another member says of its client. Registries don't hear of it.
+	Claim access.Claim
+}
+
+// Outcome is how a registry answered a question.
+type Outcome struct {
+	Repository reference.Repository
+	// Credentials are those of the client that was asked for, if they were used.
+	Credentials access.Credentials
+	// Authorized says that the registry wanted to know who asks.
+	Authorized bool
+	// Err is nil if the registry gave what it was asked for.
+	Err error
 }
 
 // Client asks registries. It is safe for concurrent use. It starts nothing but the token requests that callers wait
@@ -182,6 +208,12 @@ func (c *Client) background(f func(ctx context.Context)) bool {
 func (c *Config) complete() error {
 	if c.Registries == nil {
 		c.Registries = func(reference.Repository) Registry { return Registry{} }
+	}
+	if c.Own == nil {
+		c.Own = func(reference.Repository) bool { return true }
+	}
+	if c.Observe == nil {
+		c.Observe = func(Outcome) {}
 	}
 	if c.Proxy == nil {
 		c.Proxy = http.ProxyFromEnvironment

@@ -8,7 +8,7 @@ import (
 
 // Whose says in words with whose credentials a server would be asked, by the configuration file at path. Nobody is
 // asked but the file and the helpers that it names.
-func Whose(ctx context.Context, path, server string) string {
+func Whose(ctx context.Context, path, server, repository string) string {
 	u, err := url.Parse(server)
 	switch {
 	case err != nil:
@@ -16,7 +16,7 @@ func Whose(ctx context.Context, path, server string) string {
 	case path == "":
 		return "nobody's: none are configured"
 	}
-	user, secret, err := credentialStore{path: path}.get(ctx, u.Host)
+	user, secret, err := credentialStore{path: path}.get(ctx, u.Host, repository)
 	switch {
 	case err != nil:
 		return fmt.Sprintf("nobody's: %v", redact(err))

@@ -229,6 +229,19 @@ func (s *Store) Tag(_ context.Context, ref reference.Reference) (content.Tag, er
 	return tag, nil
 }
 
+// Targets gives the manifests that the tags of a repository mean.
+func (s *Store) Targets(repo reference.Repository) []digest.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var targets []digest.Digest
+	for _, t := range s.ledger.tags {
+		if t.visible && t.ref.Repository == repo {
+			targets = append(targets, t.current.target)
+		}
+	}
+	return targets
+}
+
 // Has says whether a blob is held, from memory.
 func (s *Store) Has(dgst digest.Digest) bool {
 	_, ok := s.Held(dgst)

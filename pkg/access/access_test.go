@@ -1,0 +1,356 @@
+package access
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/opencontainers/go-digest"
+)
+
+var (
+	private = reference.Repository{Registry: "registry.example.com", Path: "tenant-a/app"}
+	other   = reference.Repository{Registry: "registry.example.com", Path: "tenant-b/app"}
+	public  = reference.Repository{Registry: "docker.io", Path: "library/alpine"}
+	nobody  = Credentials{}
+	alice   = NewCredentials("Bearer alice")
+	bob     = NewCredentials("Basic Ym9iOnNlY3JldA==")
+	realm   = []string{`Bearer realm="https://auth.example.com/token",service="registry"`}
+)
+
+// clock is a time that tests move.
+type clock struct{ time.Time }
+
+func (c *clock) later(d time.Duration) { c.Time = c.Add(d) }
+
+func newBook(t *testing.T, change func(*Config)) (*Book, *clock) {
+	t.Helper()
+	c := &clock{time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	cfg := Config{
+		AcceptedFor: 5 * time.Minute, RefusedFor: 30 * time.Second, OpenFor: time.Hour,
+		Now: func() time.Time { return c.Time },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	return New(cfg), c
+}
+
+func mode(m Mode) func(*Config) {
+	return func(c *Config) { c.Mode = func(reference.Repository) Mode { return m } }
+}
+
+func expect(t *testing.T, b *Book, repo reference.Repository, c Credentials, want Judgement) {
+	t.Helper()
+	got := b.Judge(repo, c)
+	if got.Verdict != want.Verdict || got.AsClient != want.AsClient || !slices.Equal(got.Challenge, want.Challenge) {
+		t.Errorf("%s for %v: got %+v, want %+v", repo, c, got, want)
+	}
+}
+
+func TestOpenRepository(t *testing.T) {
+	b, clock := newBook(t, nil)
+	expect(t, b, public, nobody, Judgement{})
+	expect(t, b, public, alice, Judgement{})
+	b.Accept(public, nobody)
+	clock.later(time.Hour - 1)
+	for _, c := range []Credentials{nobody, alice} {
+		expect(t, b, public, c, Judgement{Verdict: Open})
+	}
+	expect(t, b, private, nobody, Judgement{})
+	clock.later(1)
+	expect(t, b, public, nobody, Judgement{})
+}
+
+func TestPrivateRepository(t *testing.T) {
+	b, clock := newBook(t, nil)
+	b.Refuse(private, nobody, realm)
+	expect(t, b, private, nobody, Judgement{Verdict: Refused, Challenge: realm})
+	expect(t, b, private, alice, Judgement{AsClient: true})
+	b.Accept(private, alice)
+	b.Refuse(private, bob, nil)
+	expect(t, b, private, alice, Judgement{Verdict: Accepted})
+	expect(t, b, private, bob, Judgement{Verdict: Refused})
+	expect(t, b, private, nobody, Judgement{Verdict: Refused, Challenge: realm})
+	expect(t, b, other, alice, Judgement{}) // Of one repository nothing follows for another.
+	clock.later(30 * time.Second)
+	expect(t, b, private, bob, Judgement{AsClient: true})
+	expect(t, b, private, alice, Judgement{Verdict: Accepted})
+	clock.later(5*time.Minute - 30*time.Second)
+	expect(t, b, private, alice, Judgement{AsClient: true})
+	b.Accept(private, alice)
+	b.Refuse(private, alice, realm) // It expired, or was taken back.
+	expect(t, b, private, alice, Judgement{Verdict: Refused, Challenge: realm})
+	clock.later(time.Hour)
+	expect(t, b, private, nobody, Judgement{}) // It may be open by now.
+}
+
+// A refusal that asks for nothing may be a firewall's: it is asked for again.
+func TestRefusalWithoutChallenge(t *testing.T) {
+	b, _ := newBook(t, nil)
+	b.Refuse(private, nobody, nil)
+	expect(t, b, private, nobody, Judgement{})
+	expect(t, b, private, alice, Judgement{AsClient: true})
+	if b.Offline(private) {
+		t.Error("without upstream it is given to everybody")
+	}
+}
+
+func TestOwnModeAsksNobody(t *testing.T) {
+	b, _ := newBook(t, mode(Own))
+	b.Refuse(private, nobody, realm)
+	expect(t, b, private, nobody, Judgement{Verdict: Open})
+	if !b.Offline(private) || !b.Seen(private, "sha256:x") || !b.Serves(private, "sha256:x", ClaimOpen) {
+		t.Error("own credentials are not for everybody")
+	}
+}
+
+func TestOffline(t *testing.T) {
+	for _, test := range []struct {
+		name                     string
+		mode                     Mode
+		offlineFor               time.Duration
+		unknown, open, refused   bool
+		unknownLater, afterwards bool
+	}{
+		{name: "auto", mode: Auto, unknown: true, open: true, unknownLater: true},
+		{name: "relay", mode: Relay, unknown: true, open: true, unknownLater: true},
+		{name: "verify", mode: Verify},
+		{name: "auto for an hour", mode: Auto, offlineFor: time.Hour, unknown: true, open: true, refused: true, unknownLater: true},
+		{name: "verify for an hour", mode: Verify, offlineFor: time.Hour, unknown: true, open: true, refused: true},
+		{name: "own", mode: Own, unknown: true, open: true, refused: true, unknownLater: true, afterwards: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b, clock := newBook(t, func(c *Config) {
+				mode(test.mode)(c)
+				c.OfflineFor = test.offlineFor
+			})
+			b.Refuse(private, nobody, realm)
+			b.Accept(reference.Repository{Registry: private.Registry, Path: "public"}, nobody)
+			b.Missed(private.Registry)
+			check := func(path string, want bool) {
+				t.Helper()
+				if got := b.Offline(reference.Repository{Registry: private.Registry, Path: path}); got != want {
+					t.Errorf("%s is given: %v", path, got)
+				}
+			}
+			check(private.Path, test.refused)
+			check("public", test.open)
+			check("unknown", test.unknown)
+			clock.later(time.Hour)
+			b.Missed(private.Registry) // The outage began an hour ago all the same.
+			check("unknown", test.unknownLater)
+			check(private.Path, test.afterwards)
+			b.Reached(private.Registry)
+			check(private.Path, test.mode == Own)
+		})
+	}
+}
+
+func TestAskable(t *testing.T) {
+	b, clock := newBook(t, nil)
+	check := func(ok, expected bool) {
+		t.Helper()
+		if gotOK, got := b.Askable("r"); gotOK != ok || got != expected {
+			t.Errorf("askable %v, expected to answer %v", gotOK, got)
+		}
+	}
+	check(true, false)
+	b.Reached("r")
+	check(true, true)
+	b.Missed("r")
+	check(false, false)
+	clock.later(coolDown)
+	check(true, false)
+	b.Accept(reference.Repository{Registry: "r", Path: "x"}, alice)
+	check(true, true)
+	clock.later(recently)
+	check(true, false)
+}
+
+func TestHear(t *testing.T) {
+	b, clock := newBook(t, nil)
+	b.Hear(public, 50*time.Minute)
+	expect(t, b, public, nobody, Judgement{Verdict: Open})
+	clock.later(10 * time.Minute)
+	expect(t, b, public, nobody, Judgement{})
+	b.Refuse(public, nobody, realm)
+	b.Hear(public, time.Second) // From before upstream refused.
+	expect(t, b, public, nobody, Judgement{Verdict: Refused, Challenge: realm})
+	clock.later(time.Minute)
+	b.Hear(public, time.Second)
+	expect(t, b, public, nobody, Judgement{Verdict: Open})
+}
+
+func TestSeen(t *testing.T) {
+	b, _ := newBook(t, nil)
+	layer, base := digest.FromString("layer"), digest.FromString("base")
+	b.Saw(private, layer, base)
+	b.Saw(public, base)
+	for _, test := range []struct {
+		repo reference.Repository
+		dgst digest.Digest
+		want bool
+	}{
+		{private, layer, true}, {private, base, true}, {other, layer, false}, {public, layer, false},
+		{other, base, false}, {public, base, true},
+	} {
+		if got := b.Seen(test.repo, test.dgst); got != test.want {
+			t.Errorf("%s in %s: %v", test.dgst, test.repo, got)
+		}
+	}
+	b.Accept(public, nobody)
+	if !b.Seen(other, base) || b.Seen(other, layer) {
+		t.Error("what everybody may read has one name, or what not everybody may read has another")
+	}
+}
+
+func TestSeenIsBounded(t *testing.T) {
+	b, _ := newBook(t, nil)
+	dgst := digest.FromString("x")
+	repo := func(i int) reference.Repository {
+		return reference.Repository{Registry: "r", Path: fmt.Sprint("p", i)}
+	}
+	for i := range 2 * maxPlaces {
+		b.Saw(repo(i), dgst)
+	}
+	for i := range 2 * maxPlaces {
+		if got := b.Seen(repo(i), dgst); got != (i >= maxPlaces) {
+			t.Errorf("%d: %v", i, got)
+		}
+	}
+	for i := range maxSeen + 10 {
+		b.Saw(public, digest.Digest(fmt.Sprint(i)))
+	}
+	if n := b.seen.Len(); n != maxSeen {
+		t.Errorf("%d are remembered", n)
+	}
+}
+
+// What another member gets, by what is known here and by what it says of its client.
+func TestServes(t *testing.T) {
+	layer := digest.FromString("layer")
+	for _, test := range []struct {
+		name                   string
+		mode                   Mode
+		know                   func(*Book)
+		checked, open, offline bool
+	}{
+		{"nothing known", Auto, func(*Book) {}, true, false, true},
+		{"nothing known, verify", Verify, func(*Book) {}, true, false, false},
+		{"open", Auto, func(b *Book) { b.Accept(private, nobody) }, true, true, true},
+		{"refused", Auto, func(b *Book) { b.Refuse(private, nobody, realm) }, true, false, false},
+		{"refused, but open elsewhere", Auto, func(b *Book) {
+			b.Refuse(private, nobody, realm)
+			b.Accept(public, nobody)
+			b.Saw(public, layer)
+		}, true, true, true},
+		{"accepted for a client", Auto, func(b *Book) { b.Accept(private, alice) }, true, false, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b, _ := newBook(t, mode(test.mode))
+			b.Saw(private, layer)
+			test.know(b)
+			for claim, want := range map[Claim]bool{
+				ClaimChecked: test.checked, ClaimOpen: test.open, "": test.open, "nonsense": test.open, ClaimOffline: test.offline,
+			} {
+				if got := b.Serves(private, layer, claim); got != want {
+					t.Errorf("claim %q: %v", claim, got)
+				}
+			}
+		})
+	}
+}
+
+func TestSnapshot(t *testing.T) {
+	b, clock := newBook(t, nil)
+	layer := digest.FromString("layer")
+	b.Accept(public, nobody)
+	b.Refuse(private, nobody, realm)
+	b.Accept(private, alice)
+	b.Refuse(private, bob, realm)
+	b.Saw(private, layer)
+	b.Saw(other, layer)
+	before := b.Changes()
+	data, err := b.Snapshot()
+	if err != nil || b.Changes() != before {
+		t.Fatal(err)
+	}
+	for _, c := range []Credentials{alice, bob} {
+		if strings.Contains(string(data), c.ID().String()) || strings.Contains(string(data), c.Header()) {
+			t.Errorf("something of clients is written down: %s", data)
+		}
+	}
+	again, later := newBook(t, nil)
+	later.Time = clock.Time
+	if err := again.Restore(data); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, again, public, nobody, Judgement{Verdict: Open})
+	expect(t, again, private, nobody, Judgement{Verdict: Refused, Challenge: realm})
+	expect(t, again, private, alice, Judgement{AsClient: true})
+	if !again.Seen(private, layer) || !again.Seen(other, layer) || again.Seen(public, layer) {
+		t.Error("what was seen where is forgotten")
+	}
+	clock.later(time.Second)
+	b.Accept(public, nobody)
+	if b.Changes() != before {
+		t.Error("each request makes a snapshot")
+	}
+}
+
+func FuzzRestore(f *testing.F) {
+	b := New(Config{Now: time.Now, OpenFor: time.Hour})
+	b.Accept(public, nobody)
+	b.Saw(private, digest.FromString("x"))
+	good, err := b.Snapshot()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"version":1,"repositories":[{"registry":"r","path":"p","open":true,"at":"9999-01-01T00:00:00Z"}],"seen":[{"digest":"x","in":[-1,7]}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b := New(Config{Now: time.Now, OpenFor: time.Hour})
+		if b.Restore(data) != nil {
+			return
+		}
+		if _, err := b.Snapshot(); err != nil {
+			t.Error(err)
+		}
+		for _, repo := range b.repositories.Keys() {
+			if s, _ := b.repositories.Peek(repo); s.verdict == Open && s.at.After(time.Now()) {
+				t.Errorf("%s is open from the future on", repo)
+			}
+		}
+	})
+}
+
+func TestCredentialsDoNotShow(t *testing.T) {
+	type holder struct {
+		C *Credentials
+		D Credentials
+	}
+	c := NewCredentials("Bearer s3cret")
+	encoded, err := json.Marshal(holder{&c, c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		fmt.Sprint(c), fmt.Sprintf("%v %+v %#v %s %q %x %d", c, c, c, c, c, c, c), fmt.Sprintf("%+v %#v", holder{&c, c}, holder{&c, c}),
+		string(encoded), fmt.Errorf("for %w", fmt.Errorf("%v", c)).Error(),
+	} {
+		if strings.Contains(text, "s3cret") || strings.Contains(text, fmt.Sprintf("%x", "s3cret")) {
+			t.Errorf("it shows: %s", text)
+		}
+	}
+	if c.Header() != "Bearer s3cret" || NewCredentials("Bearer s3cret").ID() != c.ID() || alice.ID() == bob.ID() {
+		t.Error("credentials are not what they were made of")
+	}
+	if !NewCredentials("").IsZero() || c.IsZero() || fmt.Sprint(nobody) != "none" {
+		t.Error("none and some are not told apart")
+	}
+}
