@@ -34,10 +34,10 @@ func (r Reach) String() string {
 	return [...]string{"public", "private", "loopback", "link-local or special"}[r]
 }
 
-// privateNetworks are those beside what netip knows: shared by carriers, benchmarks, documentation, reserved, and
+// privateNetworks are those beside what netip knows: shared by carriers, benchmarks, protocols, documentation, and
 // site-local.
 var privateNetworks = prefixes("100.64.0.0/10", "198.18.0.0/15", "192.0.0.0/24", "192.0.2.0/24", "198.51.100.0/24",
-	"203.0.113.0/24", "192.88.99.0/24", "240.0.0.0/4", "fec0::/10", "2001:db8::/32", "100::/64")
+	"203.0.113.0/24", "192.88.99.0/24", "240.0.0.0/4", "fec0::/10", "2001::/23", "2001:db8::/32", "100::/64")
 
 // embedding are networks of IPv6 whose addresses lead to one of IPv4, and where that is in them: NAT64, its local
 // prefix, 6to4, and what was once compatible.
