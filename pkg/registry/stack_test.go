@@ -18,9 +18,11 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
 	"github.com/kioo-dev/kioo/pkg/upstream"
@@ -212,9 +214,15 @@ func newStack(t *testing.T, o options) *stack {
 		defer s.mu.Unlock()
 		return began.Add(s.offset)
 	}
+	var rules *policy.Policy
 	s.book = access.New(access.Config{
 		AcceptedFor: 5 * time.Minute, RefusedFor: 30 * time.Second, OpenFor: time.Hour, Now: s.now,
-		Mode: func(reference.Repository) access.Mode { return o.mode },
+		Mode: func(repo reference.Repository) access.Mode {
+			if rules != nil && rules.Access(repo) == config.AccessOwn {
+				return access.Own // As the daemon has it.
+			}
+			return o.mode
+		},
 	})
 	log := logr.Discard()
 	if o.cacheConfig.Dir == "" {
@@ -261,6 +269,7 @@ func newStack(t *testing.T, o options) *stack {
 	}
 	if o.mirror != nil {
 		o.mirror(&mcfg)
+		rules = mcfg.Policy
 	}
 	m, err := mirror.New(mcfg)
 	if err != nil {

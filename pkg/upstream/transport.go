@@ -11,12 +11,12 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/reach"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -141,27 +141,7 @@ func publicOnly(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// reserved are the networks that net/netip has no name for and that are not public either: those behind carriers'
-// address translation, of protocols and documentation, of benchmarks, and IPv6 addresses that lead to IPv4 ones.
-var reserved = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
-	netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("fec0::/10"),
-}
-
-// translated is what IPv6-only networks reach IPv4 addresses by (RFC 6052): the last four bytes are the address.
-var translated = netip.MustParsePrefix("64:ff9b::/96")
-
-func isPublic(ip netip.Addr) bool {
-	ip = ip.Unmap().WithZone("")
-	if translated.Contains(ip) {
-		bytes := ip.As16()
-		ip = netip.AddrFrom4([4]byte(bytes[12:]))
-	}
-	return ip.IsGlobalUnicast() && !ip.IsPrivate() &&
-		!slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(ip) })
-}
+func isPublic(ip netip.Addr) bool { return reach.Of(ip) == reach.Public }
 
 func (t *transports) closeIdle() {
 	for _, tr := range append(t.cache.Values(), t.limited.Values()...) {
