@@ -65,15 +65,15 @@ func NewClient(cfg ClientConfig) *Client {
 			*d.value = d.std
 		}
 	}
-	dialer := &dialer{net: net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}}
+	dialer := &dialer{
+		net: net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}, tls: cfg.Credentials.Client(),
+	}
 	return &Client{
 		progress: cfg.Progress,
 		dialer:   dialer,
 		http: &http.Client{
 			Transport: &http.Transport{
-				DialContext:           dialer.dial,
-				TLSClientConfig:       cfg.Credentials.Client(),
-				TLSHandshakeTimeout:   cfg.Connect,
+				DialTLSContext:        dialer.secure,
 				ResponseHeaderTimeout: cfg.FirstByte,
 				// HTTP/1.1 alone: a connection for each transfer, so that one never waits for another.
 				TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"time"
 )
@@ -11,7 +12,10 @@ import (
 const stagger = 100 * time.Millisecond
 
 // dialer connects to a member by whichever of its addresses answers first, the preferred ones with a head start.
-type dialer struct{ net net.Dialer }
+type dialer struct {
+	net net.Dialer
+	tls *tls.Config
+}
 
 type addressesKey struct{}
 
@@ -23,7 +27,40 @@ func (d *dialer) others(ctx context.Context, addrs []string) context.Context {
 	return context.WithValue(ctx, addressesKey{}, addrs)
 }
 
-// dial is http.Transport's DialContext.
+// secure is http.Transport's DialTLSContext: it connects, and resumes the last session with that member if there is one.
+func (d *dialer) secure(ctx context.Context, network, addr string) (net.Conn, error) {
+	raw, err := d.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	cfg := d.tls.Clone()
+	cfg.ClientSessionCache = sessions{d.tls.ClientSessionCache, addr}
+	ctx, cancel := context.WithTimeout(ctx, d.net.Timeout)
+	defer cancel()
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// sessions are those with one member. A tls.Config would know them by the name in the certificate, which is the same
+// for all.
+type sessions struct {
+	all  tls.ClientSessionCache
+	with string
+}
+
+// Get implements tls.ClientSessionCache.
+func (s sessions) Get(key string) (*tls.ClientSessionState, bool) {
+	return s.all.Get(s.with + " " + key)
+}
+
+// Put implements tls.ClientSessionCache.
+func (s sessions) Put(key string, state *tls.ClientSessionState) { s.all.Put(s.with+" "+key, state) }
+
+// dial connects to the address, or to any of the member's.
 func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	addrs, _ := ctx.Value(addressesKey{}).([]string)
 	if len(addrs) == 0 {
