@@ -6,11 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/content/cache"
+	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -160,6 +165,93 @@ func TestMembersHearTheClaim(t *testing.T) {
 	if got := <-claims; got != "" {
 		t.Errorf("without ground the member heard %q", got)
 	}
+}
+
+// TestRefusedClaimNothing has a client that upstream refuses ask for what this node and a member know: the member is told
+// nothing that would make it give it away, on whatever way the request goes on.
+func TestRefusedClaimNothing(t *testing.T) {
+	remote := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer remote.Close()
+	for _, client := range []access.Credentials{{}, access.NewCredentials("Basic eDp5")} {
+		for _, seen := range []bool{true, false} {
+			var mu sync.Mutex
+			claims := map[string]int{}
+			w := newTown(t)
+			w.add(t, "member", func(rw http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				claims[r.Header.Get(peer.ClaimHeader)]++
+				mu.Unlock()
+				lacks(rw, r)
+			})
+			book := access.New(access.Config{AcceptedFor: time.Minute, RefusedFor: time.Minute, OpenFor: time.Hour, Now: time.Now})
+			if seen {
+				book.Saw(ref.Repository, ref.Digest)
+			}
+			up, err := upstream.New(upstream.Config{
+				Registries: func(string) upstream.Registry {
+					return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: remote.URL}}}
+				},
+				Observe: mirror.Learn(book),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, flights := newGuarded(t, mirror.Config{Members: w.open(t), Upstream: up, Access: book})
+			for range 2 {
+				for what, ask := range map[string]func(context.Context, reference.Reference, upstream.Origin) error{
+					"manifest": func(ctx context.Context, ref reference.Reference, o upstream.Origin) error {
+						_, err := m.Manifest(ctx, ref, o)
+						return err
+					},
+					"blob": func(ctx context.Context, ref reference.Reference, o upstream.Origin) error {
+						_, err := m.Blob(ctx, ref, false, o)
+						return err
+					},
+				} {
+					var denied *mirror.Denied
+					if err := ask(t.Context(), ref, upstream.Origin{Credentials: client}); !errors.As(err, &denied) || len(denied.Challenge) != 1 {
+						t.Errorf("%s, seen %v, client %v: %v", what, seen, client, err)
+					}
+				}
+			}
+			m.Close()
+			flights.Close()
+			up.Close()
+			for claim, n := range claims {
+				if claim != string(access.ClaimOpen) {
+					t.Errorf("seen %v, client %v: the member heard %q %d times", seen, client, claim, n)
+				}
+			}
+		}
+	}
+}
+
+// newGuarded makes a mirror that keeps things in a cache of its own.
+func newGuarded(t *testing.T, cfg mirror.Config) (*mirror.Mirror, *flight.Group) {
+	t.Helper()
+	store, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 1 << 20, SpoolBytes: 16 << 20, Log: logr.Discard()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg.Held, cfg.Keeper = []mirror.Held{{Name: "cache", Store: store}}, store
+	cfg.Flights = flight.New(flight.Config{
+		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) { return store.Create(dgst, size) },
+		Held:   func(digest.Digest) bool { return false },
+		Log:    logr.Discard(),
+	})
+	m, err := mirror.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, cfg.Flights
 }
 
 func ExampleDenied() {
