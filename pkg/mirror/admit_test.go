@@ -167,8 +167,8 @@ func TestMembersHearTheClaim(t *testing.T) {
 	}
 }
 
-// TestRefusedClaimNothing has a client that upstream refuses ask for what this node and a member know: the member is told
-// nothing that would make it give it away, on whatever way the request goes on.
+// TestRefusedClaimNothing has a client that upstream refuses ask for what this node and a member know: the member is
+// told nothing that would make it give it away, on whatever way the request goes on.
 func TestRefusedClaimNothing(t *testing.T) {
 	remote := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
