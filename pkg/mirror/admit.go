@@ -82,7 +82,7 @@ func (a *admission) asker() peer.Asker {
 	switch {
 	case a.offline:
 		return peer.Asker{Claim: access.ClaimOffline}
-	case a.settled:
+	case a.settled && a.err == nil:
 		return peer.Asker{Claim: access.ClaimChecked}
 	}
 	return peer.Asker{Claim: access.ClaimOpen, Open: func(age time.Duration) { a.m.cfg.Access.Hear(a.ref.Repository, age) }}

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -90,6 +91,32 @@ func TestClientCredentials(t *testing.T) {
 	want := []string{"true true true", "true true true", "true true true", "true true false", "true true false", "true true false"}
 	if !slices.Equal(outcomes, want) {
 		t.Errorf("observed %q", outcomes)
+	}
+}
+
+// What a registry repeats of somebody's credentials goes into no log and to no other client.
+func TestRefusalRepeatsCredentials(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
+		said := r.Header.Get("Authorization")
+		if _, password, ok := r.BasicAuth(); ok {
+			said = password
+		}
+		if said == "Bearer other" {
+			said = "you"
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = fmt.Fprintf(w, `{"errors":[{"code":"UNAUTHORIZED","message":"do not know %s"}]}`, said)
+	})
+	c := client(t, fast(at(s)...))
+	for _, header := range []string{"Bearer planted-token", "Basic " + base64.StdEncoding.EncodeToString([]byte("u:planted-password")), "Bearer other"} {
+		_, err := c.Manifest(t.Context(), reference.Reference{Repository: repo, Tag: "v1"}, Origin{Credentials: access.NewCredentials(header)})
+		if err == nil || strings.Contains(err.Error(), "planted") {
+			t.Errorf("%q: got error %v", header, err)
+		}
+		if header == "Bearer other" && !strings.Contains(err.Error(), "do not know") {
+			t.Errorf("the registry's reason is lost: %v", err)
+		}
 	}
 }
 

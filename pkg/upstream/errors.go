@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,9 +113,14 @@ func (r *request) refused(ep *endpoint, resp *http.Response, now time.Time) *Err
 	e.setStatus(resp.StatusCode)
 	e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), now)
 	if resp.Request != nil && sameOrigin(resp.Request.URL, ep.url) {
-		e.Challenge = challengeOf(resp)
+		said := resp.Request.Header.Get("Authorization")
+		if e.Challenge = challengeOf(resp); repeats(strings.Join(e.Challenge, " "), said) {
+			e.Challenge = nil
+		}
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes)) // Half a body may still say why.
-		e.Code, e.Message = parseErrorBody(body)
+		if !repeats(string(body), said) {
+			e.Code, e.Message = parseErrorBody(body)
+		}
 	}
 	return e
 }
@@ -162,6 +169,21 @@ func (r *request) failed(ep *endpoint, kind, err error) *Error {
 		e.kind, e.retry = nil, false // Who asked went away: that says nothing about the registry.
 	}
 	return e
+}
+
+// repeats tells whether a text has something of the credentials that it was answered to. Some registries say which
+// token it was that they refused.
+func repeats(text, authorization string) bool {
+	_, secret, _ := strings.Cut(authorization, " ")
+	secrets := []string{secret}
+	if plain, err := base64.StdEncoding.DecodeString(secret); err == nil {
+		_, password, _ := strings.Cut(string(plain), ":")
+		secrets = append(secrets, password)
+	}
+	for part := range strings.SplitSeq(secret, ".") { // Of a JSON web token each part tells something.
+		secrets = append(secrets, part)
+	}
+	return slices.ContainsFunc(secrets, func(s string) bool { return len(s) > 3 && strings.Contains(text, s) })
 }
 
 // challengeOf gives what a 401 asks for, unless it is longer than anything that clients have use for.
