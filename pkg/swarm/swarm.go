@@ -93,3 +93,9 @@ type Lease struct {
 //	NewTracker(TrackerConfig{Rand, bounds}) *Tracker; Tracker.Announce(now, blob string, Announce, holders []Neighbour) Assignment;
 //	    Tracker.Gone(now, ID); Tracker.Tick(now): forgets blobs that nobody announces; Tracker.Changed(blob) uint64 for long polls.
 //	NewUploads(UploadsConfig{Slots, Queue}) *Uploads: Ask(now, ID) (Serve | Queue | Refuse with a hint), Done(now, ID).
+
+// Layout is how a blob is cut into pieces.
+type Layout struct{ Size, PieceSize int64 }
+
+// Pieces is a set of pieces.
+type Pieces struct{}
