@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -190,22 +191,9 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 		Path:     "/v2/" + ref.Path + "/" + kind + "/" + ref.Object(),
 		RawQuery: url.Values{"ns": {ref.Registry}}.Encode(),
 	}
-	req, err := http.NewRequestWithContext(c.dialer.others(ctx, addrs), method, u.String(), nil)
+	resp, err := c.send(ctx, method, addrs, u.String(), byteRange, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err)
-	}
-	if byteRange != "" {
-		req.Header.Set("Range", byteRange)
-	}
-	resp, err := c.http.Do(req)
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, context.Cause(ctx))
-	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err) // It is this node that can't.
-	default:
-		return nil, fmt.Errorf("ask %s for %s: %w: %w", addrs[0], ref, ErrDead, err)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
@@ -217,12 +205,54 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 	default:
 		err = fmt.Errorf("status %d", resp.StatusCode)
 	}
-	// So that the connection can be used again. A body that does not come at once is not worth it.
-	give := time.AfterFunc(drainWithin, func() { resp.Body.Close() })
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
-	give.Stop()
-	resp.Body.Close()
+	drain(resp.Body)
 	return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err)
+}
+
+// Call sends a member one of the requests beside the registry's API, at a path below /kioo/. Every answer is given as
+// it is, whatever its status; an error says that there is none, and wraps ErrDead if that is the member's doing. The
+// caller closes the body, which has no deadline but ctx's.
+func (c *Client) Call(ctx context.Context, method string, addrs []string, path string, body []byte) (*http.Response, error) {
+	u := url.URL{Scheme: "https", Host: addrs[0], Path: path}
+	resp, err := c.send(ctx, method, addrs, u.String(), "", body)
+	if err != nil {
+		return nil, fmt.Errorf("call %s%s: %w", addrs[0], path, err)
+	}
+	return resp, nil
+}
+
+// send sends a request and waits for the head of its answer.
+func (c *Client) send(ctx context.Context, method string, addrs []string, url, byteRange string, body []byte) (*http.Response, error) {
+	var in io.Reader
+	if body != nil {
+		in = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(c.dialer.others(ctx, addrs), method, url, in)
+	if err != nil {
+		return nil, err
+	}
+	if byteRange != "" {
+		req.Header.Set("Range", byteRange)
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case err == nil:
+		return resp, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, err // It is this node that can't.
+	}
+	return nil, fmt.Errorf("%w: %w", ErrDead, err)
+}
+
+// drain ends an answer that is not wanted so that its connection can be used again. A body that does not come at once
+// is not worth it.
+func drain(body io.ReadCloser) {
+	give := time.AfterFunc(drainWithin, func() { body.Close() })
+	_, _ = io.CopyN(io.Discard, body, 4<<10)
+	give.Stop()
+	body.Close()
 }
 
 // drainWithin is how long an error's body may take.

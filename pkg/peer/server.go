@@ -33,6 +33,8 @@ const (
 	// upload's turn comes several times a second, so that none looks dead to its client.
 	maxStep = 64 << 10
 	minStep = 1 << 10
+	// controlPrefix begins the paths of everything that is not the registry's API.
+	controlPrefix = "/kioo/"
 	// writeTimeout is how long a client may take to accept one step.
 	writeTimeout = time.Minute
 )
@@ -41,6 +43,10 @@ const (
 type ServerConfig struct {
 	// Handler answers with what this member holds. It never asks others.
 	Handler http.Handler
+	// Handle answers what members say to each other beside the registry's API, by patterns of http.ServeMux below
+	// /kioo/. It bounds itself: no slots and no bandwidth cap stand before it, so that control messages never wait for
+	// uploads.
+	Handle map[string]http.Handler
 	// Credentials tell members from strangers.
 	Credentials *Credentials
 	// Slots is how many uploads of blobs there are at once. More share the link among more members; fewer finish each
@@ -62,6 +68,7 @@ type ServerConfig struct {
 type Server struct {
 	cfg     ServerConfig
 	http    *http.Server
+	control *http.ServeMux
 	slots   *semaphore.Weighted
 	waiting *semaphore.Weighted
 	limit   *rate.Limiter // Nil without a cap.
@@ -84,6 +91,7 @@ func NewServer(cfg ServerConfig) *Server {
 	factory := promauto.With(cfg.Registerer)
 	s := &Server{
 		cfg:     cfg,
+		control: http.NewServeMux(),
 		slots:   semaphore.NewWeighted(int64(cfg.Slots)),
 		waiting: semaphore.NewWeighted(int64(cfg.Queue)),
 		refused: factory.NewCounter(prometheus.CounterOpts{
@@ -92,6 +100,9 @@ func NewServer(cfg ServerConfig) *Server {
 		sent: factory.NewCounter(prometheus.CounterOpts{
 			Name: "kioo_peer_uploaded_bytes_total", Help: "Bytes sent to other members.",
 		}),
+	}
+	for pattern, handler := range cfg.Handle {
+		s.control.Handle(pattern, handler)
 	}
 	if cfg.BytesPerSecond > 0 {
 		s.step = int(min(max(cfg.BytesPerSecond/int64(4*cfg.Slots), minStep), maxStep))
@@ -119,6 +130,10 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, controlPrefix) {
+		s.control.ServeHTTP(w, r)
+		return
+	}
 	w = &upload{ResponseWriter: w, ctx: r.Context(), limit: s.limit, step: s.step, sent: s.sent}
 	if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
 		s.cfg.Handler.ServeHTTP(w, r) // Small answers need no slot: they tell where to get the large ones.
