@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -27,6 +28,8 @@ type Local struct {
 	Runtime []content.TagStore
 	// Blocked tells which registries are not answered for. Nil blocks none.
 	Blocked func(registry string) bool
+	// Flights has parts of what is on its way. Nil has nothing.
+	Flights *flight.Group
 	Now     func() time.Time
 }
 
@@ -115,9 +118,17 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 	return a, nil
 }
 
-// Blob answers with a held blob.
+// Blob answers with a held blob, or with what there is of one that is on its way.
 func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, _ upstream.Origin) (*Answer, error) {
-	return l.open(ctx, ref.Digest)
+	a, err := l.open(ctx, ref.Digest)
+	if err == nil || l.Flights == nil {
+		return a, err
+	}
+	part, perr := l.Flights.Part(ref.Digest)
+	if perr != nil {
+		return l.open(ctx, ref.Digest) // It may have arrived since: stores hold a blob before its flight ends.
+	}
+	return &Answer{Blob: part, Descriptor: describe(ref, part), Source: part.Source()}, nil
 }
 
 // Stat answers with a held blob's descriptor.

@@ -123,7 +123,9 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Mutable == nil {
 		cfg.Mutable = func(reference.Reference) bool { return false }
 	}
-	m := &Mirror{cfg: cfg, local: &Local{Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Blocked: cfg.Blocked, Now: cfg.Now}}
+	m := &Mirror{cfg: cfg, local: &Local{
+		Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Blocked: cfg.Blocked, Flights: cfg.Flights, Now: cfg.Now,
+	}}
 	var err error
 	if m.failures, err = lru.New[string, failure](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of failures: %w", err)

@@ -1,0 +1,196 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/coordinator"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+)
+
+const (
+	// announceEvery is how often the coordinator hears from us if it does not say, and reportEvery at most.
+	announceEvery = time.Second
+	reportEvery   = 50 * time.Millisecond
+	// polling is after how long an announce without an answer is taken for one that the coordinator keeps open until
+	// it has news: then it is made again when there is something to tell.
+	polling = 300 * time.Millisecond
+	// recovers is for how long a failure of upstream counts that may pass.
+	recovers = 5 * time.Second
+)
+
+// announcing is the state of the conversation with the coordinator.
+type announcing struct {
+	due     time.Time
+	began   time.Time
+	cancel  context.CancelFunc // Of the announce that has no answer yet.
+	again   bool               // There was more to tell meanwhile.
+	stalled bool
+	last    *coordinator.Answer
+}
+
+func (a *announcing) running() bool { return a.cancel != nil }
+
+// report announces now, or soon if that was a moment ago.
+func (p *party) report(now time.Time) {
+	a := &p.announce
+	if !a.running() {
+		if due := a.began.Add(reportEvery); due.Before(a.due) {
+			a.due = due
+		}
+		return
+	}
+	a.again = true
+	if now.Sub(a.began) >= polling {
+		a.cancel()
+	}
+}
+
+// tell announces, unless that is going on.
+func (p *party) tell(now time.Time) {
+	a := &p.announce
+	if a.running() {
+		return
+	}
+	what := p.statement(now)
+	a.began, a.again, a.stalled = now, false, false
+	a.due = now.Add(announceEvery)
+	ctx, cancel := context.WithCancel(p.ctx)
+	a.cancel = cancel
+	p.work.Go(func() {
+		answer, err := p.x.cfg.Announcer.Announce(ctx, p.task.Digest().String(), what)
+		abandoned := ctx.Err() != nil
+		cancel()
+		p.post(func(now time.Time) { p.answered(now, answer, err, abandoned) })
+	})
+}
+
+// statement is what the coordinator is told.
+func (p *party) statement(now time.Time) swarm.Announce {
+	a := swarm.Announce{
+		Member: p.x.cfg.Self, Zone: p.x.cfg.Zone, Size: p.size, Upstream: p.upstream.now(now, p.task.Sources()),
+		Sequential: p.upstream.sequential, Stalled: p.announce.stalled,
+	}
+	for piece := range p.pieces() {
+		if start, end := p.layout.Span(piece); p.task.Has(start, end) {
+			a.Have.Add(piece)
+		}
+	}
+	return a
+}
+
+func (p *party) pieces() int {
+	if p.download == nil {
+		return 0
+	}
+	return p.layout.Pieces()
+}
+
+// answered takes the coordinator's answer. Without one from the start on there is no swarm; later, what is known of the
+// neighbours is as good as it was.
+func (p *party) answered(now time.Time, answer coordinator.Answer, err error, abandoned bool) {
+	a := &p.announce
+	a.cancel = nil
+	switch {
+	case abandoned:
+		a.due = now
+		return
+	case err != nil && a.last == nil:
+		p.x.announced(err)
+		p.leave(fmt.Errorf("announce: %w", err))
+		return
+	case err != nil:
+		p.x.announced(err)
+		p.log.V(1).Info("coordinator does not answer", "reason", err.Error())
+		return
+	}
+	p.x.announced(nil)
+	a.last = &answer
+	if answer.Again > 0 {
+		a.due = now.Add(min(answer.Again, 5*announceEvery))
+	}
+	if answer.Wait {
+		a.due = a.began.Add(reportEvery)
+	}
+	if a.again {
+		a.due = now
+	}
+	for id, m := range answer.Members {
+		p.members[id] = m
+	}
+	if answer.NoSource {
+		p.noSource()
+		return
+	}
+	if p.download == nil && answer.Size >= 0 {
+		p.settle(now, answer) // It acts on the assignment as well.
+		return
+	}
+	p.assigned(now, answer)
+}
+
+// noSource ends the flight if it has tried all there is itself; else it tries by itself.
+func (p *party) noSource() {
+	if p.upstream.refusal != nil {
+		p.leave(fmt.Errorf("%w: %w", flight.ErrNowhere, p.upstream.refusal))
+		return
+	}
+	p.leave(errors.New("no member has it, and those that asked upstream were refused"))
+}
+
+// assigned acts on an assignment.
+func (p *party) assigned(now time.Time, answer coordinator.Answer) {
+	if len(answer.Neighbours) > 0 {
+		p.hasher.need()
+	}
+	if p.download == nil { // Its size is for the lease to find out.
+		p.follow(answer.Leases)
+		return
+	}
+	p.do(now, p.download.Assigned(now, answer.Assignment))
+}
+
+// standing is what this member knows of going upstream for the blob.
+type standing struct {
+	state      swarm.Upstream
+	since      time.Time
+	sequential bool
+	refusal    error
+}
+
+// now gives the state as the coordinator is to hear it.
+func (s *standing) now(now time.Time, sources []flight.Source) swarm.Upstream {
+	if !canGoUpstream(sources) {
+		return swarm.Never
+	}
+	if (s.state == swarm.Failing || s.state == swarm.Busy) && now.Sub(s.since) >= recovers {
+		s.state = swarm.Able
+	}
+	return s.state
+}
+
+// failed takes note of a failure.
+func (s *standing) failed(now time.Time, err error) {
+	s.since = now
+	switch {
+	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrDenied):
+		s.state, s.refusal = swarm.Refused, err
+	case errors.Is(err, upstream.ErrRateLimited):
+		s.state = swarm.Busy
+	default:
+		s.state = swarm.Failing
+	}
+}
+
+func canGoUpstream(sources []flight.Source) bool {
+	for _, src := range sources {
+		if src.Trusted() {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,214 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/swarm"
+)
+
+// lease is a range that this member reads for everybody: one read after the other of what is missing there.
+type lease struct {
+	from   swarm.ID
+	start  int64
+	cancel context.CancelFunc
+
+	mu   sync.Mutex
+	end  int64 // Negative for the blob's end.
+	pull *flight.Pull
+}
+
+// move moves the end: a nearer one cuts what is being read, a further one is for the next read.
+func (l *lease) move(end int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end = end
+	if l.pull != nil && end >= 0 {
+		l.pull.Cut(end)
+	}
+}
+
+// next prepares to read the first part that is missing; nil if nothing is.
+func (l *lease) next(task *flight.Guided, arrived func(start, end int64)) *flight.Pull {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	from, to := l.start, l.end
+	if size, _ := task.Size(); size >= 0 {
+		if to < 0 || to > size {
+			to = size
+		}
+		if from, to = task.Missing(l.start, to); from >= to {
+			l.pull = nil
+			return nil
+		}
+	}
+	l.pull = task.Pull(from, to, arrived)
+	return l.pull
+}
+
+// preferring is a Source of several members that can ask one before all others.
+type preferring interface {
+	From(first discovery.Member) flight.Source
+}
+
+// fetch starts to read a lease, or moves the end of one that is being read.
+func (p *party) fetch(what swarm.Lease) {
+	for _, l := range p.leases {
+		if l.from == what.From && l.start == what.Start {
+			l.move(what.End)
+			return
+		}
+	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	l := &lease{from: what.From, start: what.Start, end: what.End, cancel: cancel}
+	p.leases = append(p.leases, l)
+	sources := p.sources(what.From)
+	p.work.Go(func() {
+		defer cancel()
+		err := p.read(ctx, l, sources)
+		if ctx.Err() != nil {
+			err = context.Canceled
+		}
+		p.post(func(now time.Time) { p.leaseEnded(now, l, err) })
+	})
+}
+
+// release gives a lease back, or the part of it from the lease's start on.
+func (p *party) release(what swarm.Lease) {
+	for _, l := range p.leases {
+		if l.from != what.From {
+			continue
+		}
+		l.mu.Lock()
+		end := l.end
+		l.mu.Unlock()
+		switch {
+		case what.Start <= l.start && (what.End < 0 || what.End > l.start):
+			l.cancel()
+		case what.Start > l.start && (end < 0 || what.Start < end):
+			l.move(what.Start)
+		}
+	}
+}
+
+// follow reads exactly these leases. It is for as long as there is no picker, because nobody knows the blob's size.
+func (p *party) follow(leases []swarm.Lease) {
+	for _, l := range p.leases {
+		ours := false
+		for _, what := range leases {
+			ours = ours || what.From == l.from && what.Start == l.start
+		}
+		if !ours {
+			l.cancel()
+		}
+	}
+	for _, what := range leases {
+		p.fetch(what)
+	}
+}
+
+// sources gives where to read a lease.
+func (p *party) sources(from swarm.ID) (sources []flight.Source) {
+	member, known := p.member(from)
+	for _, src := range p.task.Sources() {
+		some, prefers := src.(preferring)
+		switch {
+		case from == "" && src.Trusted():
+			sources = append(sources, src)
+		case from != "" && known && prefers:
+			sources = append(sources, some.From(member))
+		}
+	}
+	return sources
+}
+
+var errNoSource = errors.New("there is nothing to read it from")
+
+// read reads what is missing of a lease from the first source that can give it.
+func (p *party) read(ctx context.Context, l *lease, sources []flight.Source) error {
+	last := errNoSource
+	for _, src := range sources {
+		for {
+			pull := l.next(p.task, p.arrived)
+			if pull == nil {
+				return nil
+			}
+			err := pull.Run(ctx, src)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				last = fmt.Errorf("%s: %w", src, err)
+				break
+			}
+			if size, _ := p.task.Size(); size == 0 {
+				return nil
+			}
+		}
+	}
+	return last
+}
+
+// arrived notes bytes of a lease. It does not wait.
+func (p *party) arrived(start, end int64) {
+	p.hasher.arrived(start, end)
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+}
+
+// leaseEnded takes note that a lease was read, or could not be.
+func (p *party) leaseEnded(now time.Time, l *lease, err error) {
+	for i, other := range p.leases {
+		if other == l {
+			p.leases = append(p.leases[:i], p.leases[i+1:]...)
+			break
+		}
+	}
+	from, result := "member", "done"
+	if l.from == "" {
+		from = "upstream"
+		p.upstream.sequential = p.upstream.sequential || p.task.Sequential()
+	}
+	switch {
+	case err == nil && l.from == "":
+		p.upstream.state = swarm.Able
+	case err == nil:
+	case errors.Is(err, context.Canceled):
+		result = "released"
+	case l.from == "":
+		result = "failed"
+		p.upstream.failed(now, err)
+		p.log.Info("lease failed", "from", "upstream", "start", l.start, "reason", err.Error())
+	default:
+		result = "failed"
+		p.announce.stalled = true
+		p.log.Info("lease failed", "from", string(l.from), "start", l.start, "reason", err.Error())
+	}
+	p.x.leases.WithLabelValues(from, result).Inc()
+	p.report(now)
+}
+
+// origin is who pieces came from, as the flight sees it. They were checked, so that they need not be held back.
+type origin struct{ p *party }
+
+// Trusted implements flight.Origin.
+func (o *origin) Trusted() bool { return false }
+
+// Kind implements flight.Origin.
+func (o *origin) Kind() string { return "peer" }
+
+// String implements flight.Origin.
+func (o *origin) String() string { return "the swarm" }
+
+// Blame implements flight.Origin: which member began with a wrong piece can't be told, so that none is asked for now.
+func (o *origin) Blame(err error) {
+	o.p.x.doubted.Add(o.p.task.Digest(), time.Now())
+	o.p.log.Error(err, "the swarm had wrong bytes", "ref", o.p.ref.String())
+}

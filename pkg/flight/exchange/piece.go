@@ -1,0 +1,153 @@
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/peer"
+	"github.com/kioo-dev/kioo/pkg/swarm"
+)
+
+// outcome is what became of a request.
+type outcome struct {
+	result string // For the metric.
+	err    error
+	retry  time.Duration
+}
+
+const (
+	arrived   = "arrived"
+	refused   = "refused"
+	late      = "late"
+	lost      = "lost"
+	wrong     = "wrong"
+	cancelled = "cancelled"
+	present   = "present"
+)
+
+// absentRetry is when to ask a member again for a piece that it said to have, and then had not.
+const absentRetry = time.Second
+
+// request asks a neighbour for a piece.
+func (p *party) request(now time.Time, a swarm.Request) {
+	r := request{a.Member, a.Piece}
+	n := p.neighbours[a.Member]
+	if n == nil || p.requests[r] != nil {
+		p.later(func(now time.Time) []swarm.Action { return p.download.Refused(now, a.Member, a.Piece, absentRetry) })
+		return
+	}
+	hash, ok := n.hash(a.Piece)
+	if !ok {
+		p.later(func(now time.Time) []swarm.Action { return p.download.Refused(now, a.Member, a.Piece, absentRetry) })
+		return
+	}
+	// The spool is there from the first piece on, by what others say of the size.
+	if err := p.task.Begin(p.size); err != nil {
+		p.leave(err)
+		return
+	}
+	ctx, cancel := context.WithDeadline(p.ctx, a.Deadline)
+	p.requests[r] = cancel
+	p.work.Go(func() {
+		o := n.get(ctx, a.Piece, hash)
+		p.post(func(now time.Time) { p.concluded(now, r, n, o) })
+		cancel()
+	})
+}
+
+// cancelRequest gives a request up. What still comes of it is not told to the picker.
+func (p *party) cancelRequest(r request) {
+	if cancel := p.requests[r]; cancel != nil {
+		delete(p.requests, r)
+		cancel()
+	}
+}
+
+// concluded tells the picker what became of a request.
+func (p *party) concluded(now time.Time, r request, n *neighbour, o outcome) {
+	if p.requests[r] == nil {
+		o.result = cancelled
+	}
+	p.x.requests.WithLabelValues(o.result).Inc()
+	if o.result == cancelled {
+		return
+	}
+	delete(p.requests, r)
+	switch o.result {
+	case arrived:
+		p.do(now, p.download.Arrived(now, r.member, r.piece))
+	case refused:
+		p.do(now, p.download.Refused(now, r.member, r.piece, o.retry))
+	case late:
+		p.do(now, p.download.TimedOut(now, r.member, r.piece))
+	case wrong:
+		p.do(now, p.download.Wrong(now, r.member, r.piece))
+	case lost:
+		p.lost(now, n, o.err)
+	case present: // A lease has brought it meanwhile.
+		p.hasher.present(r.piece)
+		p.do(now, p.download.Refused(now, r.member, r.piece, absentRetry))
+	}
+}
+
+
+// get reads a piece, and keeps it if it is what its hash says.
+func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome {
+	p := n.p
+	start, end := p.layout.Span(piece)
+	into, err := p.task.Piece(start, end)
+	switch {
+	case err != nil:
+		return outcome{refused, err, absentRetry}
+	case into == nil:
+		return outcome{result: present}
+	}
+	defer into.Drop()
+	in, err := p.x.cfg.Peers.Blob(ctx, n.member.PeerAPI, p.ref, start, end)
+	if err != nil {
+		return failure(ctx, err)
+	}
+	defer in.Close()
+	if in.Size() != p.size {
+		return outcome{wrong, fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), p.size), 0}
+	}
+	buf := p.x.buffers.Get().([]byte)
+	defer p.x.buffers.Put(buf) //nolint:staticcheck // The slice header is small beside what is copied.
+	hash := sha256.New()
+	read, err := io.CopyBuffer(io.MultiWriter(hash, into), struct{ io.Reader }{in}, buf)
+	switch {
+	case err == nil && read < end-start:
+		err = io.ErrUnexpectedEOF
+		fallthrough
+	case err != nil:
+		return failure(ctx, err)
+	}
+	if !bytes.Equal(hash.Sum(nil), want[:]) {
+		return outcome{wrong, errWrongPiece, 0}
+	}
+	if err := into.Keep(p.origin, n.distant()); err != nil {
+		return outcome{refused, err, absentRetry}
+	}
+	return outcome{result: arrived}
+}
+
+// failure says what an error means.
+func failure(ctx context.Context, err error) outcome {
+	var busy *peer.Busy
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return outcome{late, err, 0}
+	case ctx.Err() != nil:
+		return outcome{cancelled, err, 0}
+	case errors.As(err, &busy):
+		return outcome{refused, err, busy.Retry}
+	case errors.Is(err, peer.ErrNotHeld):
+		return outcome{refused, err, absentRetry}
+	}
+	return outcome{lost, err, 0}
+}
