@@ -41,7 +41,7 @@ func (q *question) encode(now time.Time) ([]byte, error) {
 	a := &q.announce
 	w := wireRequest{
 		Key: q.key, From: encodeMember(q.from), Final: q.final, WaitMS: q.wait.Milliseconds(), RenewMS: q.renew.Milliseconds(),
-		Size: a.Size, Have: a.Have.Bytes(), Complete: a.Complete, Upstream: uint8(a.Upstream), Sequential: a.Sequential,
+		Size: a.Size, Have: a.Have.Bytes(), Complete: a.Complete, Fetched: a.Fetched, Upstream: uint8(a.Upstream), Sequential: a.Sequential,
 		Stalled: a.Stalled, Leaving: a.Leaving, Tag: encodeTag(q.value, now), WithinMS: q.within.Milliseconds(),
 	}
 	for _, id := range q.avoid {
@@ -69,8 +69,8 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 	switch {
 	case w.WaitMS < 0 || w.RenewMS < 0 || w.WithinMS < 0 || max(w.RenewMS, w.WithinMS) > maxAge.Milliseconds():
 		err = fmt.Errorf("%w: time", errMalformed)
-	case len(w.Have) > maxHave || len(w.Avoid) > maxAvoid:
-		err = fmt.Errorf("%w: %d bytes of pieces, %d members to avoid", errMalformed, len(w.Have), len(w.Avoid))
+	case w.Fetched < 0 || len(w.Avoid) > maxAvoid:
+		err = fmt.Errorf("%w: %d bytes fetched, %d members to avoid", errMalformed, w.Fetched, len(w.Avoid))
 	case w.Upstream > uint8(swarm.Never):
 		err = fmt.Errorf("%w: word of upstream %d", errMalformed, w.Upstream)
 	case value != nil && !isTag(w.Key):
@@ -86,11 +86,12 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 		within: time.Duration(w.WithinMS) * time.Millisecond,
 		announce: swarm.Announce{
 			Member: ID(from.ID), Zone: from.Zone, Size: max(w.Size, -1), Complete: w.Complete,
+			Fetched:  w.Fetched,
 			Upstream: swarm.Upstream(w.Upstream), Sequential: w.Sequential, Stalled: w.Stalled, Leaving: w.Leaving,
 		},
 	}
-	if q.announce.Have, err = decodePieces(w.Have); err != nil {
-		return nil, err
+	if q.announce.Have, err = swarm.FromBytes(w.Have); err != nil {
+		return nil, fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	for _, text := range w.Avoid {
 		id, err := peer.Decode(text)

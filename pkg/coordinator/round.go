@@ -231,4 +231,3 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 
 // errLate ends an announce that a member does not take in, or does not answer.
 var errLate = errors.New("no answer in time")
-

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -83,7 +84,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	if cfg.Waiting == 0 {
 		cfg.Waiting = 1024
 	}
-	s := &Service{cfg: cfg, tracker: newTracker(), watches: map[string]*watch{}, promises: map[promise]time.Time{}}
+	s := &Service{cfg: cfg, tracker: swarm.NewTracker(swarm.TrackerConfig{Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}), watches: map[string]*watch{}, promises: map[promise]time.Time{}}
 	var err error
 	if s.members, err = lru.New[swarm.ID, discovery.Member](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of members: %w", err)
@@ -181,6 +182,7 @@ func (s *Service) answer(ctx context.Context, q *question, waiting func()) (*Ans
 			return answer, nil
 		}
 		if waiting != nil {
+			s.metrics.waits.Inc()
 			waiting()
 			waiting = nil
 		}

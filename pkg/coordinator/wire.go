@@ -15,12 +15,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Bounds of messages. The largest announce has a key of two names and 2048 bits, the largest answer 32 members.
+// Bounds of messages. The largest announce has a key of two names and a bit for each piece, the largest answer 32 members.
 const (
-	maxRequest   = 16 << 10
+	maxRequest   = 32 << 10
 	maxResponse  = 256 << 10
 	maxKey       = 1024
-	maxHave      = 1 << 10
 	maxAvoid     = 8
 	maxNamed     = 64
 	maxLeases    = 4096
@@ -78,6 +77,7 @@ type (
 		Size       int64      `json:"size"`
 		Have       []byte     `json:"have,omitempty"`
 		Complete   bool       `json:"complete,omitempty"`
+		Fetched    int64      `json:"fetched,omitempty"`
 		Upstream   uint8      `json:"upstream,omitempty"`
 		Sequential bool       `json:"sequential,omitempty"`
 		Stalled    bool       `json:"stalled,omitempty"`
