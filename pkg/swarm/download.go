@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -25,9 +26,11 @@ type (
 	// Disconnect closes it, and gives up what is on its way from there.
 	Disconnect struct{ Member ID }
 	// Request asks a neighbour for a piece. It is to arrive by the deadline; the driver reports TimedOut then.
+	// The bytes must have the hash, which is what the neighbour itself told.
 	Request struct {
 		Member   ID
 		Piece    int
+		Hash     Hash
 		Deadline time.Time
 	}
 	// Cancel gives up a request.
@@ -62,22 +65,54 @@ type DownloadConfig struct {
 }
 
 // Download is one member's view of one blob that it is getting: the picker, and what it tells its neighbours. Its
-// methods take what has happened and give what to do about it. (Signatures that the driver relies on:
-//
-//	NewDownload(DownloadConfig) *Download
-//	Assigned(now, Assignment) []Action          an answer of the coordinator
-//	Connected(now, ID) []Action                  we hear from that neighbour now
-//	Followed(now, Neighbour) []Action            that member listens to us now; it need not be among our neighbours yet
-//	Unfollowed(now, ID) []Action
-//	Lost(now, ID) []Action                       its stream ended, or it can't be reached
-//	Heard(now, ID, []Have) []Action              it has these pieces
-//	HeardAll(now, ID) []Action                   it has the whole blob and will say no more
-//	Fetched(now, Have) []Action                  a piece is complete from a lease
-//	Arrived(now, ID, piece) []Action             a requested piece is here, and right
-//	Refused(now, ID, piece, retry Duration) []Action   the neighbour is busy, or does not have it any more
-//	TimedOut(now, ID, piece) []Action
-//	Wrong(now, ID, piece) []Action               what came is not what its hash says
-//	Reading(off int64)                           the slowest reader that waits, waits for this byte
-//	Tick(now) []Action                           at least every 100 ms
-//	Have() Pieces, Complete() bool, Next() time.Time (when Tick is due)
+// methods take what has happened and give what to do about it. It is not safe for concurrent use.
 type Download struct{}
+
+// NewDownload gives one that has nothing and knows nobody.
+func NewDownload(cfg DownloadConfig) *Download { return &Download{} }
+
+func (d *Download) Assigned(now time.Time, a Assignment) []Action         { return nil }
+func (d *Download) Connected(now time.Time, member ID) []Action           { return nil }
+func (d *Download) Followed(now time.Time, follower Neighbour) []Action   { return nil }
+func (d *Download) Unfollowed(now time.Time, member ID) []Action          { return nil }
+func (d *Download) Lost(now time.Time, member ID) []Action                { return nil }
+func (d *Download) Heard(now time.Time, member ID, haves []Have) []Action { return nil }
+func (d *Download) HeardAll(now time.Time, member ID) []Action            { return nil }
+func (d *Download) Fetched(now time.Time, have Have) []Action             { return nil }
+func (d *Download) Arrived(now time.Time, member ID, piece int) []Action  { return nil }
+func (d *Download) Refused(now time.Time, member ID, piece int, retry time.Duration) []Action {
+	return nil
+}
+func (d *Download) TimedOut(now time.Time, member ID, piece int) []Action { return nil }
+func (d *Download) Wrong(now time.Time, member ID, piece int) []Action    { return nil }
+func (d *Download) Reading(off int64)                                     {}
+func (d *Download) Tick(now time.Time) []Action                           { return nil }
+func (d *Download) Have() Pieces                                          { return Pieces{} }
+func (d *Download) Complete() bool                                        { return false }
+func (d *Download) Next() time.Time                                       { return time.Time{} }
+
+func (a Connect) String() string    { return "connect " + string(a.Neighbour.Member) }
+func (a Disconnect) String() string { return "disconnect " + string(a.Member) }
+func (a Request) String() string    { return fmt.Sprintf("request %d of %s", a.Piece, a.Member) }
+func (a Cancel) String() string     { return fmt.Sprintf("cancel %d of %s", a.Piece, a.Member) }
+func (a Fetch) String() string      { return "fetch " + a.Lease.String() }
+func (a Release) String() string    { return "release " + a.Lease.String() }
+func (a Report) String() string     { return "report" }
+func (a Blame) String() string      { return fmt.Sprintf("blame %s for %d", a.Member, a.Piece) }
+
+func (a Tell) String() string {
+	pieces := make([]int, len(a.Haves))
+	for i, have := range a.Haves {
+		pieces[i] = have.Piece
+	}
+	return fmt.Sprintf("tell %s of %v", a.Member, pieces)
+}
+
+// String gives the range and where it comes from.
+func (l Lease) String() string {
+	from := "upstream"
+	if l.From != "" {
+		from = string(l.From)
+	}
+	return fmt.Sprintf("%d-%d from %s", l.Start, l.End, from)
+}

@@ -40,6 +40,9 @@ type Announce struct {
 	Have Pieces
 	// Complete says that it holds all of them, verified against the blob's digest. Have is not looked at then.
 	Complete bool
+	// Fetched counts the bytes that have come from leases so far, so that progress shows within a large piece too. It
+	// may be left zero; then only whole pieces count as progress.
+	Fetched int64
 	// Upstream is what it knows of going upstream.
 	Upstream Upstream
 	// Sequential says that upstream sends the blob only from its start: one lease, of the whole.
@@ -84,18 +87,3 @@ type Lease struct {
 	// they do for upstream. Empty is upstream.
 	From ID
 }
-
-// The rest of the API that drivers rely on (bodies to come):
-//
-//	PieceSize / NewLayout(size) Layout{Size, PieceSize}; Layout.Pieces() int; Layout.Span(piece) (start, end int64);
-//	    one piece below 4 MiB, else the power of two that gives 512 to 2048 pieces, clamped to 256 KiB..8 MiB.
-//	Pieces: a bitmap with Add, Has, Count, Full, Bytes/FromBytes for the wire; the zero value is empty.
-//	NewTracker(TrackerConfig{Rand, bounds}) *Tracker; Tracker.Announce(now, blob string, Announce, holders []Neighbour) Assignment;
-//	    Tracker.Gone(now, ID); Tracker.Tick(now): forgets blobs that nobody announces; Tracker.Changed(blob) uint64 for long polls.
-//	NewUploads(UploadsConfig{Slots, Queue}) *Uploads: Ask(now, ID) (Serve | Queue | Refuse with a hint), Done(now, ID).
-
-// Layout is how a blob is cut into pieces.
-type Layout struct{ Size, PieceSize int64 }
-
-// Pieces is a set of pieces.
-type Pieces struct{}
