@@ -105,7 +105,7 @@ func (d *Daemon) openStores() (err error) {
 	if d.cache, err = cache.Open(cfg); err != nil {
 		return fmt.Errorf("open cache: %w", err)
 	}
-	d.flights = flight.New(flight.Config{
+	flights := flight.Config{
 		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) {
 			spool, err := d.cache.Create(dgst, size)
 			if err != nil {
@@ -119,7 +119,11 @@ func (d *Daemon) openStores() (err error) {
 		},
 		Grace: d.cfg.Flights.Grace, Max: d.cfg.Flights.Max,
 		Log: d.log.WithName("flight"), Registerer: d.metrics,
-	})
+	}
+	if d.fleet != nil {
+		flights.Swarm = d.fleet.exchange
+	}
+	d.flights = flight.New(flights)
 	return nil
 }
 

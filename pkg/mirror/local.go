@@ -60,6 +60,17 @@ func (l *Local) open(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 	return nil, fmt.Errorf("%s: %w", dgst, content.ErrNotFound)
 }
 
+// Holds tells whether all of a blob is held here, or is just about to be.
+func (l *Local) Holds(dgst digest.Digest) bool {
+	a, err := l.Blob(context.Background(), reference.Reference{Digest: dgst}, false, upstream.Origin{})
+	if err != nil {
+		return false
+	}
+	defer a.Blob.Close()
+	part, arriving := a.Blob.(*flight.Part)
+	return !arriving || part.Covers(0, part.Size()) == nil
+}
+
 // manifest opens held content as a manifest, whose media type clients can't do without.
 func (l *Local) manifest(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 	a, err := l.open(ctx, dgst)

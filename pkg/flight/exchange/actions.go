@@ -16,7 +16,7 @@ func (p *party) do(now time.Time, actions []swarm.Action) {
 		case swarm.Disconnect:
 			p.disconnect(a.Member)
 		case swarm.Request:
-			p.request(now, a)
+			p.ask(a)
 		case swarm.Cancel:
 			p.cancelRequest(request{a.Member, a.Piece})
 		case swarm.Fetch:
@@ -88,17 +88,6 @@ func (p *party) heardOf(now time.Time, n *neighbour, f frame) {
 	if p.neighbours[n.id] != n {
 		return
 	}
-	for _, h := range f.haves {
-		switch {
-		case !p.heard[h.Piece]:
-			p.heard[h.Piece], p.hashes[h.Piece] = true, h.Hash
-		case p.hashes[h.Piece] != h.Hash:
-			if n.differs == nil {
-				n.differs = map[int]swarm.Hash{}
-			}
-			n.differs[h.Piece] = h.Hash
-		}
-	}
 	if len(f.haves) > 0 {
 		p.do(now, p.download.Heard(now, n.id, f.haves))
 	}
@@ -144,4 +133,3 @@ func (p *party) unfollowed(now time.Time, f *follower) {
 		p.do(now, p.download.Unfollowed(now, f.id))
 	}
 }
-

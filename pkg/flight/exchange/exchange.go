@@ -94,7 +94,7 @@ func New(cfg Config) (*Exchange, error) {
 		return nil, err
 	}
 	x := &Exchange{cfg: cfg, parties: map[digest.Digest]*party{}, doubted: doubted}
-	x.buffers.New = func() any { return make([]byte, copyBuffer) }
+	x.buffers.New = func() any { return new([copyBuffer]byte) }
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	factory := promauto.With(cfg.Registerer)
 	x.announces = factory.NewCounterVec(prometheus.CounterOpts{

@@ -113,7 +113,7 @@ func (h *hasher) run() {
 				return // The flight has ended, or has started over.
 			}
 			have := swarm.Have{Piece: piece, Hash: hash}
-			if !h.p.post(func(now time.Time) { h.p.fetched(now, have) }) {
+			if !h.p.post(func(now time.Time) { h.p.do(now, h.p.download.Fetched(now, have)) }) {
 				return
 			}
 		}
@@ -132,10 +132,4 @@ func (h *hasher) hash(piece int, buf []byte) (hash swarm.Hash, err error) {
 	}
 	digest.Sum(hash[:0])
 	return hash, nil
-}
-
-// fetched takes a piece of a lease.
-func (p *party) fetched(now time.Time, have swarm.Have) {
-	p.heard[have.Piece], p.hashes[have.Piece] = true, have.Hash
-	p.do(now, p.download.Fetched(now, have))
 }

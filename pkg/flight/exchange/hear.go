@@ -30,22 +30,10 @@ type neighbour struct {
 	id     swarm.ID
 	member discovery.Member
 	cancel context.CancelFunc
-	// differs is the hashes that it gives of pieces of which others gave another.
-	differs map[int]swarm.Hash
-	all     bool
 }
 
 // distant tells whether it is in another zone.
 func (n *neighbour) distant() bool { return n.member.Zone != n.p.x.cfg.Zone }
-
-// hash gives what the neighbour says of a piece. What it sends is compared with its own word, so that nobody is blamed
-// for another's.
-func (n *neighbour) hash(piece int) (swarm.Hash, bool) {
-	if h, ok := n.differs[piece]; ok {
-		return h, true
-	}
-	return n.p.hashes[piece], n.p.heard[piece]
-}
 
 // listen reads the neighbour's stream until it ends.
 func (n *neighbour) listen(ctx context.Context) {

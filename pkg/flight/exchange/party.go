@@ -43,8 +43,6 @@ type party struct {
 	followers  map[swarm.ID]*follower
 	requests   map[request]context.CancelFunc
 	leases     []*lease
-	hashes     []swarm.Hash // Of each piece, as first heard.
-	heard      []bool
 	announce   announcing
 	progress   progress
 	upstream   standing
@@ -183,7 +181,6 @@ func (p *party) learn() {
 // begin makes the download of a blob of that size.
 func (p *party) begin(now time.Time, size int64) {
 	p.size, p.layout = size, swarm.NewLayout(size)
-	p.hashes, p.heard = make([]swarm.Hash, p.layout.Pieces()), make([]bool, p.layout.Pieces())
 	p.download = swarm.NewDownload(swarm.DownloadConfig{Self: p.x.cfg.Self, Zone: p.x.cfg.Zone, Layout: p.layout, Rand: random()})
 	p.work.Go(p.hasher.run)
 	p.hasher.start(p.layout)

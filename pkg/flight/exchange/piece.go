@@ -33,16 +33,11 @@ const (
 // absentRetry is when to ask a member again for a piece that it said to have, and then had not.
 const absentRetry = time.Second
 
-// request asks a neighbour for a piece.
-func (p *party) request(now time.Time, a swarm.Request) {
+// ask asks a neighbour for a piece.
+func (p *party) ask(a swarm.Request) {
 	r := request{a.Member, a.Piece}
 	n := p.neighbours[a.Member]
 	if n == nil || p.requests[r] != nil {
-		p.later(func(now time.Time) []swarm.Action { return p.download.Refused(now, a.Member, a.Piece, absentRetry) })
-		return
-	}
-	hash, ok := n.hash(a.Piece)
-	if !ok {
 		p.later(func(now time.Time) []swarm.Action { return p.download.Refused(now, a.Member, a.Piece, absentRetry) })
 		return
 	}
@@ -54,7 +49,7 @@ func (p *party) request(now time.Time, a swarm.Request) {
 	ctx, cancel := context.WithDeadline(p.ctx, a.Deadline)
 	p.requests[r] = cancel
 	p.work.Go(func() {
-		o := n.get(ctx, a.Piece, hash)
+		o := n.get(ctx, a.Piece, a.Hash)
 		p.post(func(now time.Time) { p.concluded(now, r, n, o) })
 		cancel()
 	})
@@ -95,7 +90,6 @@ func (p *party) concluded(now time.Time, r request, n *neighbour, o outcome) {
 	}
 }
 
-
 // get reads a piece, and keeps it if it is what its hash says.
 func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome {
 	p := n.p
@@ -116,10 +110,10 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 	if in.Size() != p.size {
 		return outcome{wrong, fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), p.size), 0}
 	}
-	buf := p.x.buffers.Get().([]byte)
-	defer p.x.buffers.Put(buf) //nolint:staticcheck // The slice header is small beside what is copied.
+	buf := p.x.buffers.Get().(*[copyBuffer]byte)
+	defer p.x.buffers.Put(buf)
 	hash := sha256.New()
-	read, err := io.CopyBuffer(io.MultiWriter(hash, into), struct{ io.Reader }{in}, buf)
+	read, err := io.CopyBuffer(io.MultiWriter(hash, into), struct{ io.Reader }{in}, buf[:])
 	switch {
 	case err == nil && read < end-start:
 		err = io.ErrUnexpectedEOF
