@@ -19,10 +19,7 @@ func (p *party) do(now time.Time, actions []swarm.Action) {
 			p.ask(a)
 		case swarm.Cancel:
 			p.cancelRequest(request{a.Member, a.Piece})
-		case swarm.Fetch:
-			p.fetch(a.Lease)
-		case swarm.Release:
-			p.release(a.Lease)
+		case swarm.Fetch, swarm.Release: // The leases are read as the assignment has them, also without a picker.
 		case swarm.Tell:
 			if f := p.followers[a.Member]; f != nil {
 				f.push(a.Haves)
@@ -116,8 +113,9 @@ func (p *party) followed(now time.Time, f *follower) bool {
 	}
 	p.followers[f.id] = f
 	p.following.Store(int64(len(p.followers)))
-	p.hasher.need()
-	if p.download != nil {
+	if p.download == nil {
+		p.engage(now)
+	} else {
 		p.do(now, p.download.Followed(now, swarm.Neighbour{Member: f.id, Zone: f.zone}))
 	}
 	return true

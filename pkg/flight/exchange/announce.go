@@ -73,21 +73,14 @@ func (p *party) tell(now time.Time) {
 func (p *party) statement(now time.Time) swarm.Announce {
 	a := swarm.Announce{
 		Member: p.x.cfg.Self, Zone: p.x.cfg.Zone, Size: p.size, Upstream: p.upstream.now(now, p.task.Sources()),
-		Sequential: p.upstream.sequential, Stalled: p.announce.stalled,
+		Sequential: p.upstream.sequential, Stalled: p.announce.stalled, Fetched: p.fetched.Load(),
 	}
-	for piece := range p.pieces() {
+	for piece := 0; p.size >= 0 && piece < p.layout.Pieces(); piece++ {
 		if start, end := p.layout.Span(piece); p.task.Has(start, end) {
 			a.Have.Add(piece)
 		}
 	}
 	return a
-}
-
-func (p *party) pieces() int {
-	if p.download == nil {
-		return 0
-	}
-	return p.layout.Pieces()
 }
 
 // answered takes the coordinator's answer. Without one from the start on there is no swarm; later, what is known of the
@@ -126,11 +119,15 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 		p.noSource()
 		return
 	}
-	if p.download == nil && answer.Size >= 0 {
-		p.settle(now, answer) // It acts on the assignment as well.
-		return
+	if p.size < 0 && answer.Size >= 0 {
+		p.sized(now, answer.Size)
 	}
-	p.assigned(now, answer)
+	p.follow(now, answer.Leases)
+	if p.download == nil {
+		p.engage(now)
+	} else {
+		p.do(now, p.download.Assigned(now, answer.Assignment))
+	}
 }
 
 // noSource ends the flight if it has tried all there is itself; else it tries by itself.
@@ -140,18 +137,6 @@ func (p *party) noSource() {
 		return
 	}
 	p.leave(errors.New("no member has it, and those that asked upstream were refused"))
-}
-
-// assigned acts on an assignment.
-func (p *party) assigned(now time.Time, answer coordinator.Answer) {
-	if len(answer.Neighbours) > 0 {
-		p.hasher.need()
-	}
-	if p.download == nil { // Its size is for the lease to find out.
-		p.follow(answer.Leases)
-		return
-	}
-	p.do(now, p.download.Assigned(now, answer.Assignment))
 }
 
 // standing is what this member knows of going upstream for the blob.

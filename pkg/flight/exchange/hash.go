@@ -16,14 +16,14 @@ type hasher struct {
 
 	mu     sync.Mutex
 	layout *swarm.Layout // Nil until the size is known.
-	early  []region      // What arrived before that.
+	early  []span        // What arrived before that.
 	queued swarm.Pieces
 	todo   []int
 	needed bool
 }
 
-// region is bytes that a lease brought.
-type region struct{ start, end int64 }
+// span is bytes from start up to, and without, end.
+type span struct{ start, end int64 }
 
 func newHasher(p *party) *hasher { return &hasher{p: p, kick: make(chan struct{}, 1)} }
 
@@ -59,7 +59,7 @@ func (h *hasher) arrived(start, end int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.layout == nil {
-		h.early = append(h.early, region{start, end})
+		h.early = append(h.early, span{start, end})
 		return
 	}
 	for piece := h.layout.At(start); piece <= h.layout.At(end-1); piece++ {

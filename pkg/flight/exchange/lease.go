@@ -33,6 +33,16 @@ func (l *lease) move(end int64) {
 	}
 }
 
+func (l *lease) reading() reading {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := reading{l.from, l.start, l.end}
+	if l.pull != nil {
+		r.start = l.pull.Position()
+	}
+	return r
+}
+
 // next prepares to read the first part that is missing; nil if nothing is.
 func (l *lease) next(task *flight.Guided, arrived func(start, end int64)) *flight.Pull {
 	l.mu.Lock()
@@ -56,14 +66,63 @@ type preferring interface {
 	From(first discovery.Member) flight.Source
 }
 
-// fetch starts to read a lease, or moves the end of one that is being read.
-func (p *party) fetch(what swarm.Lease) {
-	for _, l := range p.leases {
-		if l.from == what.From && l.start == what.Start {
-			l.move(what.End)
-			return
+// reading is how far a lease is.
+type reading struct {
+	from       swarm.ID
+	start, end int64 // What is still to be read; a negative end is the blob's.
+}
+
+// reconcile compares what is being read with what is to be. It gives for each reading its new end, or stop, and the
+// leases of which nothing is being read.
+func reconcile(running []reading, want []swarm.Lease) (ends []int64, starts []swarm.Lease) {
+	read := make([]bool, len(want))
+	for _, r := range running {
+		end := int64(stop)
+		for i, w := range want {
+			if !read[i] && w.From == r.from && w.Start <= r.start && (w.End < 0 || r.start < w.End) {
+				end, read[i] = w.End, true
+				break
+			}
+		}
+		ends = append(ends, end)
+	}
+	for i, w := range want {
+		if !read[i] {
+			starts = append(starts, w)
 		}
 	}
+	return ends, starts
+}
+
+// stop, as an end, says that nothing is to be read any more.
+const stop = -2
+
+// leaseRetry is for how long nothing is read from where a lease failed.
+const leaseRetry = time.Second
+
+// follow reads exactly these leases.
+func (p *party) follow(now time.Time, want []swarm.Lease) {
+	var running []reading
+	for _, l := range p.leases {
+		running = append(running, l.reading())
+	}
+	ends, starts := reconcile(running, want)
+	for i, end := range ends {
+		if end == stop {
+			p.leases[i].cancel()
+		} else {
+			p.leases[i].move(end)
+		}
+	}
+	for _, w := range starts {
+		if at, ok := p.failed[w.From]; !ok || now.Sub(at) >= leaseRetry {
+			p.fetch(w)
+		}
+	}
+}
+
+// fetch starts to read a lease.
+func (p *party) fetch(what swarm.Lease) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	l := &lease{from: what.From, start: what.Start, end: what.End, cancel: cancel}
 	p.leases = append(p.leases, l)
@@ -76,40 +135,6 @@ func (p *party) fetch(what swarm.Lease) {
 		}
 		p.post(func(now time.Time) { p.leaseEnded(now, l, err) })
 	})
-}
-
-// release gives a lease back, or the part of it from the lease's start on.
-func (p *party) release(what swarm.Lease) {
-	for _, l := range p.leases {
-		if l.from != what.From {
-			continue
-		}
-		l.mu.Lock()
-		end := l.end
-		l.mu.Unlock()
-		switch {
-		case what.Start <= l.start && (what.End < 0 || what.End > l.start):
-			l.cancel()
-		case what.Start > l.start && (end < 0 || what.Start < end):
-			l.move(what.Start)
-		}
-	}
-}
-
-// follow reads exactly these leases. It is for as long as there is no picker, because nobody knows the blob's size.
-func (p *party) follow(leases []swarm.Lease) {
-	for _, l := range p.leases {
-		ours := false
-		for _, what := range leases {
-			ours = ours || what.From == l.from && what.Start == l.start
-		}
-		if !ours {
-			l.cancel()
-		}
-	}
-	for _, what := range leases {
-		p.fetch(what)
-	}
 }
 
 // sources gives where to read a lease.
@@ -156,6 +181,7 @@ func (p *party) read(ctx context.Context, l *lease, sources []flight.Source) err
 
 // arrived notes bytes of a lease. It does not wait.
 func (p *party) arrived(start, end int64) {
+	p.fetched.Add(end - start)
 	p.hasher.arrived(start, end)
 	select {
 	case p.news <- struct{}{}:
@@ -190,6 +216,9 @@ func (p *party) leaseEnded(now time.Time, l *lease, err error) {
 		result = "failed"
 		p.announce.stalled = true
 		p.log.Info("lease failed", "from", string(l.from), "start", l.start, "reason", err.Error())
+	}
+	if result == "failed" {
+		p.failed[l.from] = now
 	}
 	p.x.leases.WithLabelValues(from, result).Inc()
 	p.report(now)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -34,15 +33,17 @@ type party struct {
 	hasher    *hasher
 	origin    *origin
 	following atomic.Int64
+	fetched   atomic.Int64 // Bytes that leases have brought.
 
-	size       int64 // Negative until known; then there is a download.
+	size       int64 // Negative until known.
 	layout     swarm.Layout
-	download   *swarm.Download
+	download   *swarm.Download // Nil while there is nobody to exchange pieces with.
 	members    map[swarm.ID]discovery.Member
 	neighbours map[swarm.ID]*neighbour
 	followers  map[swarm.ID]*follower
 	requests   map[request]context.CancelFunc
 	leases     []*lease
+	failed     map[swarm.ID]time.Time // When a lease from there failed.
 	announce   announcing
 	progress   progress
 	upstream   standing
@@ -61,7 +62,7 @@ func newParty(x *Exchange, task *flight.Guided, ref reference.Reference) *party 
 		x: x, task: task, ref: ref, log: x.cfg.Log.WithValues("digest", task.Digest()),
 		events: make(chan func(time.Time)), news: make(chan struct{}, 1), size: -1,
 		members: map[swarm.ID]discovery.Member{}, neighbours: map[swarm.ID]*neighbour{},
-		followers: map[swarm.ID]*follower{}, requests: map[request]context.CancelFunc{},
+		followers: map[swarm.ID]*follower{}, requests: map[request]context.CancelFunc{}, failed: map[swarm.ID]time.Time{},
 		progress: progress{patience: x.cfg.Patience},
 	}
 	p.hasher, p.origin = newHasher(p), &origin{p}
@@ -75,7 +76,7 @@ func (p *party) run(ctx context.Context) error {
 	defer p.cancel()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	p.learn()
+	p.learn(time.Now())
 	for !p.over {
 		select {
 		case <-ctx.Done():
@@ -87,7 +88,7 @@ func (p *party) run(ctx context.Context) error {
 		case event := <-p.events:
 			event(time.Now())
 		case <-p.news:
-			p.learn()
+			p.learn(time.Now())
 			continue // It is frequent, and the picker hears of pieces when they are hashed.
 		case <-timer.C:
 			p.tick(time.Now())
@@ -138,7 +139,7 @@ func (p *party) pause(now time.Time) time.Duration {
 
 // tick does what is due.
 func (p *party) tick(now time.Time) {
-	p.learn()
+	p.learn(now)
 	switch p.progress.look(now, p.task.Arrived()) {
 	case stalled:
 		p.announce.stalled = true
@@ -161,43 +162,48 @@ func (p *party) tick(now time.Time) {
 	}
 }
 
-// learn notices that the blob's size is known, from which on there is a download.
-func (p *party) learn() {
+// learn notices that the blob's size is known.
+func (p *party) learn(now time.Time) {
 	size, hint := p.task.Size()
-	if p.download != nil {
-		if size >= 0 && size != p.size {
-			p.leave(fmt.Errorf("the blob has %d bytes, and not %d as others say", size, p.size))
-		}
-		return
-	}
-	if size < 0 {
-		size = hint
-	}
-	if size >= 0 {
-		p.begin(time.Now(), size)
+	switch {
+	case p.size < 0 && size >= 0:
+		p.sized(now, size)
+	case p.size < 0 && hint >= 0:
+		p.sized(now, hint)
+	case size >= 0 && size != p.size:
+		p.leave(fmt.Errorf("the blob has %d bytes, and not %d as others say", size, p.size))
 	}
 }
 
-// begin makes the download of a blob of that size.
-func (p *party) begin(now time.Time, size int64) {
+// sized takes the blob's size, which others may be waiting for.
+func (p *party) sized(now time.Time, size int64) {
 	p.size, p.layout = size, swarm.NewLayout(size)
+	p.hasher.start(p.layout)
+	p.engage(now)
+	p.report(now)
+}
+
+// engage makes the picker, once there is somebody to exchange pieces with. Whoever gets the blob alone reads the
+// leases, and has no need for pieces.
+func (p *party) engage(now time.Time) {
+	if p.download != nil || p.size < 0 || !p.company() {
+		return
+	}
 	p.download = swarm.NewDownload(swarm.DownloadConfig{Self: p.x.cfg.Self, Zone: p.x.cfg.Zone, Layout: p.layout, Rand: random()})
 	p.work.Go(p.hasher.run)
-	p.hasher.start(p.layout)
+	p.hasher.need()
 	for _, f := range p.followers {
 		p.do(now, p.download.Followed(now, swarm.Neighbour{Member: f.id, Zone: f.zone}))
 	}
 	if p.announce.last != nil {
-		p.assigned(now, *p.announce.last)
+		p.do(now, p.download.Assigned(now, p.announce.last.Assignment))
 	}
-	p.report(now) // Others may be waiting for the size.
 }
 
-// settle takes over the size that the coordinator heard of.
-func (p *party) settle(now time.Time, answer coordinator.Answer) {
-	if p.download == nil && answer.Size >= 0 {
-		p.begin(now, answer.Size)
-	}
+// company tells whether there is anybody to exchange pieces with.
+func (p *party) company() bool {
+	last := p.announce.last
+	return len(p.followers) > 0 || last != nil && (len(last.Neighbours) > 0 || len(last.Leases) == 0 && len(last.Holders) > 0)
 }
 
 // member gives what is known of a member.

@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -18,6 +17,8 @@ type outcome struct {
 	result string // For the metric.
 	err    error
 	retry  time.Duration
+	hash   swarm.Hash // Of what arrived.
+	told   bool       // The neighbour said that it would be this one.
 }
 
 const (
@@ -75,7 +76,11 @@ func (p *party) concluded(now time.Time, r request, n *neighbour, o outcome) {
 	delete(p.requests, r)
 	switch o.result {
 	case arrived:
-		p.do(now, p.download.Arrived(now, r.member, r.piece))
+		if o.told {
+			p.do(now, p.download.Arrived(now, r.member, r.piece))
+		} else { // From a holder of the whole: as from a lease, this member is the first to say what the hash is.
+			p.do(now, p.download.Fetched(now, swarm.Have{Piece: r.piece, Hash: o.hash}))
+		}
 	case refused:
 		p.do(now, p.download.Refused(now, r.member, r.piece, o.retry))
 	case late:
@@ -97,7 +102,7 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 	into, err := p.task.Piece(start, end)
 	switch {
 	case err != nil:
-		return outcome{refused, err, absentRetry}
+		return outcome{result: refused, err: err, retry: absentRetry}
 	case into == nil:
 		return outcome{result: present}
 	}
@@ -108,7 +113,7 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 	}
 	defer in.Close()
 	if in.Size() != p.size {
-		return outcome{wrong, fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), p.size), 0}
+		return outcome{result: wrong, err: fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), p.size)}
 	}
 	buf := p.x.buffers.Get().(*[copyBuffer]byte)
 	defer p.x.buffers.Put(buf)
@@ -121,13 +126,15 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 	case err != nil:
 		return failure(ctx, err)
 	}
-	if !bytes.Equal(hash.Sum(nil), want[:]) {
-		return outcome{wrong, errWrongPiece, 0}
+	got := swarm.Hash(hash.Sum(nil))
+	told := want != swarm.Hash{} // Who holds the whole may know of no hashes.
+	if told && got != want {
+		return outcome{result: wrong, err: errWrongPiece}
 	}
 	if err := into.Keep(p.origin, n.distant()); err != nil {
-		return outcome{refused, err, absentRetry}
+		return outcome{result: refused, err: err, retry: absentRetry}
 	}
-	return outcome{result: arrived}
+	return outcome{result: arrived, hash: got, told: told}
 }
 
 // failure says what an error means.
@@ -135,13 +142,13 @@ func failure(ctx context.Context, err error) outcome {
 	var busy *peer.Busy
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return outcome{late, err, 0}
+		return outcome{result: late, err: err}
 	case ctx.Err() != nil:
-		return outcome{cancelled, err, 0}
+		return outcome{result: cancelled, err: err}
 	case errors.As(err, &busy):
-		return outcome{refused, err, busy.Retry}
+		return outcome{result: refused, err: err, retry: busy.Retry}
 	case errors.Is(err, peer.ErrNotHeld):
-		return outcome{refused, err, absentRetry}
+		return outcome{result: refused, err: err, retry: absentRetry}
 	}
-	return outcome{lost, err, 0}
+	return outcome{result: lost, err: err}
 }
