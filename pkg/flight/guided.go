@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -227,110 +226,4 @@ func (p *Pull) Run(ctx context.Context, src Source) error {
 		f.fail(err)
 	}
 	return err
-}
-
-// maxSpare bounds the bytes of pieces that wait in memory for their verdict, of all flights.
-const maxSpare = 32 << 20
-
-// Piece is a part of the blob that is on its way from another member. It is shown to readers when it is known to be
-// right, and written to the spool before that if nobody else writes there. It belongs to one goroutine.
-type Piece struct {
-	g       *Guided
-	spool   Spool
-	off     int64
-	size    int64
-	n       int64
-	claimed spans
-	memory  []byte
-	direct  bool
-}
-
-// Piece prepares for the bytes of [start, end). The caller calls Keep or Drop. Nil without an error: they are here.
-func (g *Guided) Piece(start, end int64) (*Piece, error) {
-	f := g.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.guide != g || f.spool == nil {
-		return nil, errUnguided
-	}
-	if f.have.endFrom(start) >= end {
-		return nil, nil
-	}
-	p := &Piece{g: g, spool: f.spool, off: start, size: end - start}
-	p.claimed = f.claim(start, end)
-	if len(p.claimed) == 1 && p.claimed[0] == (span{start, end}) {
-		p.direct = true
-		return p, nil
-	}
-	f.settle(p.claimed, false)
-	p.claimed = nil
-	if !f.group.spare.TryAcquire(p.size) {
-		return nil, fmt.Errorf("%d bytes of pieces are in memory already", maxSpare)
-	}
-	p.memory = make([]byte, 0, p.size)
-	return p, nil
-}
-
-// Write implements io.Writer. More bytes than there are in the piece are refused.
-func (p *Piece) Write(b []byte) (int, error) {
-	if int64(len(b)) > p.size-p.n {
-		return 0, io.ErrShortWrite
-	}
-	if !p.direct {
-		p.memory = append(p.memory, b...)
-		p.n += int64(len(b))
-		return len(b), nil
-	}
-	n, err := p.spool.WriteAt(b, p.off+p.n)
-	p.n += int64(n)
-	return n, err
-}
-
-// Keep makes the piece part of what has arrived: all of it was written, and it is right. far says that it came from
-// another zone.
-func (p *Piece) Keep(src Origin, far bool) error {
-	f := p.g.f
-	f.mu.Lock()
-	if f.guide != p.g {
-		f.mu.Unlock()
-		p.Drop()
-		return errUnguided
-	}
-	f.credit(src)
-	if !p.direct {
-		p.claimed = f.claim(p.off, p.off+p.size)
-	}
-	f.mu.Unlock()
-	var err error
-	for _, c := range p.claimed {
-		if !p.direct {
-			if _, err = p.spool.WriteAt(p.memory[c.start-p.off:c.end-p.off], c.start); err != nil {
-				break
-			}
-		}
-	}
-	p.settle(err == nil)
-	p.Drop()
-	f.group.tally(src, int(p.size), far)
-	return err
-}
-
-// Drop lets go of the piece.
-func (p *Piece) Drop() {
-	p.settle(false)
-	if p.memory != nil {
-		p.memory = nil
-		p.g.f.group.spare.Release(p.size)
-	}
-}
-
-// settle gives up the claim, which counts for nothing in a flight that has started over.
-func (p *Piece) settle(written bool) {
-	f := p.g.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.guide == p.g {
-		f.settle(p.claimed, written)
-	}
-	p.claimed = nil
 }

@@ -49,7 +49,8 @@ type flight struct {
 	spool      Spool
 	generation int // Counts the spools, of which a flight that starts over has several.
 	have       spans
-	writing    []span // Bytes that somebody writes, and nobody else may.
+	writing    []span   // Bytes that somebody writes, and nobody else may.
+	pieces     []*Piece // Those that are written as they come.
 	streams    []*stream
 	working    sync.WaitGroup    // The goroutines of streams, and of what guides the flight.
 	sequential bool              // A source does not do ranges: one stream only.
