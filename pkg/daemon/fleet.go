@@ -148,15 +148,15 @@ func (d *Daemon) serveMembers() {
 	handler := registry.New(registry.Config{
 		Resolver:   reference.Resolver{},
 		Backend:    d.mirror.Local(),
-		Pseudonym:  "members", // Requests between members are never passed on, so that they can't loop.
-		Log:        d.log.WithName("peer"),
+		Pseudonym:  "members",                   // Requests between members are never passed on, so that they can't loop.
+		Log:        d.log.WithName("peer").V(1), // Each piece is a request.
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "peer"}, d.metrics),
 	})
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds,
 		Handle: map[string]http.Handler{coordinator.Path: d.fleet.service, exchange.Path: d.fleet.exchange},
-		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
+		Slots:  p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})
 }

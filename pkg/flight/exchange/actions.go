@@ -95,6 +95,7 @@ func (p *party) heardOf(now time.Time, n *neighbour, f frame) {
 
 // blame notes that a member sent wrong bytes.
 func (p *party) blame(id swarm.ID, piece int) {
+	p.wrong[id] = true
 	member, ok := p.member(id)
 	p.log.Info("member sent a wrong piece", "peer", string(id), "address", member.PeerAPI, "piece", piece)
 	if ok && p.x.cfg.Blame != nil {

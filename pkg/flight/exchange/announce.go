@@ -16,8 +16,8 @@ const (
 	// announceEvery is how often the coordinator hears from us if it does not say, and reportEvery at most.
 	announceEvery = time.Second
 	reportEvery   = 50 * time.Millisecond
-	// polling is after how long an announce without an answer is taken for one that the coordinator keeps open until
-	// it has news: then it is made again when there is something to tell.
+	// polling is after how long an announce of who has nothing to do is taken for one that the coordinator keeps open
+	// until it has news: then it is made again when there is something to tell.
 	polling = 300 * time.Millisecond
 	// recovers is for how long a failure of upstream counts that may pass.
 	recovers = 5 * time.Second
@@ -45,7 +45,7 @@ func (p *party) report(now time.Time) {
 		return
 	}
 	a.again = true
-	if now.Sub(a.began) >= polling {
+	if (a.last == nil || a.last.Wait) && now.Sub(a.began) >= polling {
 		a.cancel()
 	}
 }

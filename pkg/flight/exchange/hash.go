@@ -113,7 +113,7 @@ func (h *hasher) run() {
 				return // The flight has ended, or has started over.
 			}
 			have := swarm.Have{Piece: piece, Hash: hash}
-			if !h.p.post(func(now time.Time) { h.p.do(now, h.p.download.Fetched(now, have)) }) {
+			if !h.p.post(func(now time.Time) { h.p.brought(now, have) }) {
 				return
 			}
 		}
@@ -132,4 +132,10 @@ func (h *hasher) hash(piece int, buf []byte) (hash swarm.Hash, err error) {
 	}
 	digest.Sum(hash[:0])
 	return hash, nil
+}
+
+// brought takes a piece that came from outside of the swarm.
+func (p *party) brought(now time.Time, have swarm.Have) {
+	p.hashes[have.Piece] = have.Hash
+	p.do(now, p.download.Fetched(now, have))
 }

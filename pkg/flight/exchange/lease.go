@@ -115,6 +115,10 @@ func (p *party) follow(now time.Time, want []swarm.Lease) {
 		}
 	}
 	for _, w := range starts {
+		if p.wrong[w.From] {
+			p.announce.stalled = true // The next announce asks for another way.
+			continue
+		}
 		if at, ok := p.failed[w.From]; !ok || now.Sub(at) >= leaseRetry {
 			p.fetch(w)
 		}

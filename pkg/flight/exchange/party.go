@@ -44,6 +44,8 @@ type party struct {
 	requests   map[request]context.CancelFunc
 	leases     []*lease
 	failed     map[swarm.ID]time.Time // When a lease from there failed.
+	wrong      map[swarm.ID]bool      // Those who sent wrong bytes.
+	hashes     map[int]swarm.Hash     // Of the pieces that are here.
 	announce   announcing
 	progress   progress
 	upstream   standing
@@ -63,6 +65,7 @@ func newParty(x *Exchange, task *flight.Guided, ref reference.Reference) *party 
 		events: make(chan func(time.Time)), news: make(chan struct{}, 1), size: -1,
 		members: map[swarm.ID]discovery.Member{}, neighbours: map[swarm.ID]*neighbour{},
 		followers: map[swarm.ID]*follower{}, requests: map[request]context.CancelFunc{}, failed: map[swarm.ID]time.Time{},
+		wrong: map[swarm.ID]bool{}, hashes: map[int]swarm.Hash{},
 		progress: progress{patience: x.cfg.Patience},
 	}
 	p.hasher, p.origin = newHasher(p), &origin{p}
@@ -116,9 +119,13 @@ func (p *party) leave(err error) {
 	}
 }
 
-// part ends the streams of followers; all says that they may ask for any piece from now on.
+// part ends the streams of followers; all says that they may ask for any piece from now on, and so they are told the
+// hashes of those that they were not told of.
 func (p *party) part(all bool) {
 	for _, f := range p.followers {
+		if all {
+			f.rest(p.hashes)
+		}
 		f.end(all)
 	}
 }

@@ -77,9 +77,10 @@ func (p *party) concluded(now time.Time, r request, n *neighbour, o outcome) {
 	switch o.result {
 	case arrived:
 		if o.told {
+			p.hashes[r.piece] = o.hash
 			p.do(now, p.download.Arrived(now, r.member, r.piece))
 		} else { // From a holder of the whole: as from a lease, this member is the first to say what the hash is.
-			p.do(now, p.download.Fetched(now, swarm.Have{Piece: r.piece, Hash: o.hash}))
+			p.brought(now, swarm.Have{Piece: r.piece, Hash: o.hash})
 		}
 	case refused:
 		p.do(now, p.download.Refused(now, r.member, r.piece, o.retry))

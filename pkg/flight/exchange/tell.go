@@ -27,15 +27,29 @@ type follower struct {
 
 	mu    sync.Mutex
 	haves []swarm.Have // Not sent yet. No more than there are pieces, for each is told once.
+	told  swarm.Pieces
 	ended bool
 	all   bool
 }
 
 func (f *follower) push(haves []swarm.Have) {
 	f.mu.Lock()
-	f.haves = append(f.haves, haves...)
+	for _, h := range haves {
+		if f.told.Add(h.Piece) {
+			f.haves = append(f.haves, h)
+		}
+	}
 	f.mu.Unlock()
 	f.wake()
+}
+
+// rest tells of all pieces that it was not told of.
+func (f *follower) rest(hashes map[int]swarm.Hash) {
+	haves := make([]swarm.Have, 0, len(hashes))
+	for piece, hash := range hashes {
+		haves = append(haves, swarm.Have{Piece: piece, Hash: hash})
+	}
+	f.push(haves)
 }
 
 // end ends the stream after what is still to be sent; all says that the blob is here as a whole.
