@@ -17,7 +17,15 @@ func (d *Download) lease(leases []Lease) {
 		}
 	}
 	for _, l := range without(d.leases, now) {
-		d.do(Release{Lease: l})
+		// What is done leaves the list too, and is nothing to stop for.
+		first, last := d.cfg.Layout.Covered(l.Start, l.End)
+		for first < last && d.have.Has(first) {
+			first++
+		}
+		if first < last {
+			l.Start, _ = d.cfg.Layout.Span(first)
+			d.do(Release{Lease: l})
+		}
 	}
 	for _, l := range without(now, d.leases) {
 		d.do(Fetch{Lease: l})
