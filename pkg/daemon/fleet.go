@@ -35,7 +35,7 @@ type fleet struct {
 	creds     *peer.Credentials
 	members   *mirror.Members
 	service   *coordinator.Service
-	announce  *coordinator.Client
+	announces *coordinator.Client
 	exchange  *exchange.Exchange
 	server    *peer.Server
 	listeners []net.Listener
@@ -108,7 +108,7 @@ func (d *Daemon) openSwarm(f *fleet) (err error) {
 	if err != nil {
 		return err
 	}
-	f.announce, err = coordinator.NewClient(coordinator.ClientConfig{
+	f.announces, err = coordinator.NewClient(coordinator.ClientConfig{
 		Locator: f.discovery, Caller: f.client, Service: f.service, Now: time.Now, Log: log, Registerer: d.metrics,
 	})
 	if err != nil {
@@ -116,7 +116,7 @@ func (d *Daemon) openSwarm(f *fleet) (err error) {
 	}
 	f.exchange, err = exchange.New(exchange.Config{
 		Self: coordinator.ID(f.discovery.Self().ID), Zone: d.cfg.Peers.Zone,
-		Announcer: f.announce, Peers: f.client, Blame: f.members.Blame,
+		Announcer: f.announces, Peers: f.client, Blame: f.members.Blame,
 		Held: func(dgst digest.Digest) bool { return d.mirror.Local().Holds(dgst) },
 		Log:  log, Registerer: d.metrics,
 	})
@@ -188,8 +188,8 @@ func (f *fleet) close() error {
 	if f.exchange != nil {
 		f.exchange.Close()
 	}
-	if f.announce != nil {
-		f.announce.Close()
+	if f.announces != nil {
+		f.announces.Close()
 	}
 	if f.client != nil {
 		f.client.Close()
