@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/daemon"
 	"github.com/opencontainers/go-digest"
@@ -30,7 +31,7 @@ func testConfig(t *testing.T) *config.Config {
 // start runs a daemon until the test ends it.
 func start(t *testing.T, cfg *config.Config) (d *daemon.Daemon, stop func() error) {
 	t.Helper()
-	d, err := daemon.New(daemon.Config{Config: cfg, Log: debugLog(cfg), Version: "test"})
+	d, err := daemon.New(daemon.Config{Config: cfg, Log: logr.Discard(), Version: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +175,7 @@ func TestStartErrorsNameTheField(t *testing.T) {
 	} {
 		cfg := testConfig(t)
 		change(cfg)
-		_, err := daemon.New(daemon.Config{Config: cfg, Log: debugLog(cfg), Version: "test"})
+		_, err := daemon.New(daemon.Config{Config: cfg, Log: logr.Discard(), Version: "test"})
 		if err == nil || !strings.Contains(err.Error(), field) || !strings.Contains(err.Error(), taken.Addr().String()) {
 			t.Errorf("%s: %v", field, err)
 		}

@@ -67,6 +67,7 @@ type Exchange struct {
 
 	mu      sync.Mutex
 	parties map[digest.Digest]*party
+	guided  map[digest.Digest]bool // Flights that the coordinator knows of, until they have landed.
 	closed  bool
 
 	announces *prometheus.CounterVec
@@ -93,7 +94,7 @@ func New(cfg Config) (*Exchange, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Exchange{cfg: cfg, parties: map[digest.Digest]*party{}, doubted: doubted}
+	x := &Exchange{cfg: cfg, parties: map[digest.Digest]*party{}, guided: map[digest.Digest]bool{}, doubted: doubted}
 	x.buffers.New = func() any { return new([copyBuffer]byte) }
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	factory := promauto.With(cfg.Registerer)
@@ -122,6 +123,9 @@ func (x *Exchange) Guide(ctx context.Context, task *flight.Guided) error {
 		return errors.New("no source says what it is asked for")
 	}
 	dgst := task.Digest()
+	if _, hint := task.Size(); hint >= 0 && hint < swarm.OnePiece {
+		return errors.New("it is one piece, for which its sources agree with the other members")
+	}
 	if at, ok := x.doubted.Get(dgst); ok && time.Since(at) < doubtFor {
 		return errDoubted
 	}
@@ -149,7 +153,7 @@ func (x *Exchange) enter(dgst digest.Digest, p *party) bool {
 	if x.closed {
 		return false
 	}
-	x.parties[dgst] = p
+	x.parties[dgst], x.guided[dgst] = p, true
 	return true
 }
 
@@ -183,9 +187,10 @@ const lastWord = 3 * time.Second
 func (x *Exchange) Landed(dgst digest.Digest, size int64, held bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.closed {
+	if x.closed || !x.guided[dgst] {
 		return
 	}
+	delete(x.guided, dgst)
 	x.last.Go(func() {
 		ctx, cancel := context.WithTimeout(x.ctx, lastWord)
 		defer cancel()
