@@ -147,7 +147,7 @@ func (p *party) pause(now time.Time) time.Duration {
 // tick does what is due.
 func (p *party) tick(now time.Time) {
 	p.learn(now)
-	switch p.progress.look(now, p.task.Arrived()) {
+	switch p.progress.look(now, p.task.Arrived(), p.fetched.Load(), len(p.leases) > 0) {
 	case stalled:
 		p.announce.stalled = true
 		p.report(now)

@@ -24,9 +24,22 @@ func (p Patience) orDefault() Patience {
 // progress watches how far a flight is. It is pure, and belongs to one goroutine.
 type progress struct {
 	patience Patience
-	arrived  int64
-	at       time.Time // When the last byte arrived, or when it began.
-	asked    time.Time // When the coordinator was last asked for another way.
+	arrived  mark // All that is here.
+	given    mark // What others gave: all but what leases brought.
+	asked    time.Time
+}
+
+// mark is a count and when it last grew.
+type mark struct {
+	n  int64
+	at time.Time
+}
+
+func (m *mark) look(now time.Time, n int64) (idle time.Duration) {
+	if n != m.n || m.at.IsZero() {
+		m.n, m.at = n, now
+	}
+	return now.Sub(m.at)
 }
 
 // mood is what progress says.
@@ -38,15 +51,19 @@ const (
 	hopeless
 )
 
-// look takes note of how many bytes are there. It says stalled no more than once per patience.
-func (p *progress) look(now time.Time, arrived int64) mood {
-	if arrived != p.arrived || p.at.IsZero() {
-		p.arrived, p.at = arrived, now
-	}
-	switch idle := now.Sub(p.at); {
-	case idle >= p.patience.GiveUp:
+// askEvery is how often the coordinator is asked for another way while others give nothing.
+const askEvery = 250 * time.Millisecond
+
+// look takes note of how many bytes are there, how many of them leases brought, and whether any lease is being read.
+// While one is, that is progress enough, if it does not stand still itself. What it brings does not hide that others
+// still give nothing: it may have been given to us for just that reason.
+func (p *progress) look(now time.Time, arrived, fetched int64, reading bool) mood {
+	all, given := p.arrived.look(now, arrived), p.given.look(now, arrived-fetched)
+	switch {
+	case all >= p.patience.GiveUp:
 		return hopeless
-	case idle >= p.patience.Stalled && now.Sub(p.asked) >= p.patience.Stalled:
+	case now.Sub(p.asked) < askEvery:
+	case all >= p.patience.Stalled, given >= p.patience.Stalled && !reading:
 		p.asked = now
 		return stalled
 	}
