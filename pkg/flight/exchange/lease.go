@@ -115,10 +115,6 @@ func (p *party) follow(now time.Time, want []swarm.Lease) {
 		}
 	}
 	for _, w := range starts {
-		if p.wrong[w.From] {
-			p.announce.stalled = true // The next announce asks for another way.
-			continue
-		}
 		if at, ok := p.failed[w.From]; !ok || now.Sub(at) >= leaseRetry {
 			p.fetch(w)
 		}
@@ -141,19 +137,26 @@ func (p *party) fetch(what swarm.Lease) {
 	})
 }
 
-// sources gives where to read a lease.
-func (p *party) sources(from swarm.ID) (sources []flight.Source) {
+// sources gives where to read a lease: upstream, or the holder, then other members, and upstream if none of them can.
+func (p *party) sources(from swarm.ID) []flight.Source {
+	var members, upstream []flight.Source
 	member, known := p.member(from)
 	for _, src := range p.task.Sources() {
 		some, prefers := src.(preferring)
 		switch {
-		case from == "" && src.Trusted():
-			sources = append(sources, src)
-		case from != "" && known && prefers:
-			sources = append(sources, some.From(member))
+		case src.Trusted():
+			upstream = append(upstream, src)
+		case prefers && known && !p.wrong[from]:
+			members = append(members, some.From(member))
 		}
 	}
-	return sources
+	switch {
+	case from == "":
+		return upstream
+	case p.upstream.refusal != nil:
+		return members
+	}
+	return append(members, upstream...)
 }
 
 var errNoSource = errors.New("there is nothing to read it from")
