@@ -7,7 +7,7 @@ import (
 
 // link is one direction of a node's connection: an uplink sends a chunk of each flow in turn, a downlink takes chunks
 // first come, first served. A flow has a few chunks on their way at most, so that an uplink does not send into a downlink
-// that is behind, but sends for others meanwhile. That shares links about as TCP does, at two events a chunk.
+// that is behind, but sends for others meanwhile. That shares links about as TCP does, at three events a chunk.
 type link struct {
 	rate  float64 // Bytes per second.
 	flows []*flow // Of an uplink, in the order of their turns.
@@ -83,30 +83,33 @@ func (w *world) kick(l *link) {
 	}
 }
 
+// sent is a chunk on its way: it leaves the uplink, arrives at the downlink, and has been taken by it.
 type sent struct {
-	f       *flow
-	n       int64
-	arrived bool
+	f     *flow
+	n     int64
+	stage int
 }
 
 func (s *sent) happen(w *world) {
 	f := s.f
-	if !s.arrived {
-		s.arrived = true
+	s.stage++
+	switch s.stage {
+	case 1:
 		f.from.busy = false
-		arrives := max(w.now+int64(f.latency), f.to.free)
-		f.to.free = arrives + int64(float64(s.n)/f.to.rate*1e9)
-		w.queue.push(f.to.free, s)
+		w.queue.push(w.now+int64(f.latency), s)
 		if f.left == 0 && !f.stopped && f.last != nil {
 			f.last(w, f)
 		}
 		w.kick(f.from)
-		return
-	}
-	f.inFlight--
-	if f.left == 0 && f.inFlight == 0 {
-		f.done(w, f)
-	} else if f.left > 0 {
-		w.kick(f.from)
+	case 2:
+		f.to.free = max(w.now, f.to.free) + int64(float64(s.n)/f.to.rate*1e9)
+		w.queue.push(f.to.free, s)
+	default:
+		f.inFlight--
+		if f.left == 0 && f.inFlight == 0 {
+			f.done(w, f)
+		} else if f.left > 0 {
+			w.kick(f.from)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/pprof"
 	"time"
 )
 
@@ -30,6 +31,11 @@ func main() {
 	s.size = *size
 	s.rate = *rate * 1e6 / 8
 	s.upstream = s.rate * *up
+	if p := os.Getenv("PROF"); p != "" {
+		f, _ := os.Create(p)
+		pprof.StartCPUProfile(f)
+		defer pprof.StopCPUProfile()
+	}
 	t := time.Now()
 	w := newWorld(s)
 	w.debug()
