@@ -26,6 +26,9 @@ const (
 	// maxPromises bounds the leases whose holders said when they would announce again. Others lapse by the tracker's
 	// own, longer time.
 	maxPromises = 1 << 14
+	// refusedFor is how long after a final no from upstream nobody else is sent there for something small. It is about
+	// a moment: whoever asks later gets a try for all.
+	refusedFor = 2 * time.Second
 	// closerNamed is how many closer members a redirect names.
 	closerNamed = 3
 )
@@ -65,6 +68,7 @@ type Service struct {
 	watches  map[string]*watch // By the tracker's name of what is waited for.
 	waiting  int
 	promises map[promise]time.Time
+	refused  *lru.Cache[string, time.Time] // What is one piece, and somebody got a final no for it.
 }
 
 // promise is a member with a lease, which is to announce again before a certain time.
@@ -91,6 +95,9 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	}
 	if s.tags, err = lru.New[string, *tag](maxTags); err != nil {
 		return nil, fmt.Errorf("make memory of tags: %w", err)
+	}
+	if s.refused, err = lru.New[string, time.Time](maxTags); err != nil {
+		return nil, fmt.Errorf("make memory of refusals: %w", err)
 	}
 	s.metrics = newServiceMetrics(cfg.Registerer, s)
 	return s, nil
@@ -226,8 +233,11 @@ func (s *Service) ask(q *question, holders []discovery.Member, waited time.Durat
 		known = append(known, swarm.Neighbour{Member: ID(h.ID), Zone: h.Zone})
 	}
 	assigned := s.tracker.Announce(now, blob, q.announce, known)
+	if s.hopeless(now, blob, q, assigned) {
+		s.tracker.Announce(now, blob, swarm.Announce{Member: q.announce.Member, Size: -1, Leaving: true}, nil)
+		assigned = swarm.Assignment{Size: assigned.Size, NoSource: true, Again: assigned.Again}
+	}
 	s.promised(now, blob, q, len(assigned.Leases) > 0)
-	s.settle(now, blob, q, assigned)
 	s.wake(blob, q.value != nil)
 	answer := &Answer{Assignment: assigned, Members: map[swarm.ID]discovery.Member{}}
 	s.address(answer)
@@ -245,6 +255,21 @@ func (s *Service) ask(q *question, holders []discovery.Member, waited time.Durat
 		s.watches[blob] = w
 	}
 	return answer, w.changed
+}
+
+// hopeless tells whether somebody got a final no from upstream a moment ago for something small that nobody has. To
+// send one member after the other there would make all of them wait for what each of them can ask at the same time. The
+// caller holds the lock.
+func (s *Service) hopeless(now time.Time, blob string, q *question, a swarm.Assignment) bool {
+	if q.announce.Upstream == swarm.Refused {
+		s.refused.Add(blob, now)
+	}
+	if q.announce.Complete || q.value != nil {
+		s.refused.Remove(blob)
+	}
+	since, refused := s.refused.Get(blob)
+	sent := a.Wait || slices.ContainsFunc(a.Leases, func(l swarm.Lease) bool { return l.From == "" })
+	return q.renew > 0 && refused && now.Sub(since) < refusedFor && sent
 }
 
 // promised notes when a member with a lease is to be heard again. The caller holds the lock.

@@ -164,13 +164,15 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		tags = append(tags, d.runtime)
 	}
 	var members *mirror.Members
+	var agreed mirror.Coordinator
 	if d.fleet != nil {
-		members = d.fleet.members
+		members, agreed = d.fleet.members, d.fleet.announces
 	}
 	d.mirror, err = mirror.New(mirror.Config{
 		Held:         append(held, mirror.Held{Name: "cache", Store: d.cache}),
 		Tags:         tags,
 		Members:      members,
+		Coordinator:  agreed,
 		Mutable:      func(ref reference.Reference) bool { return d.cfg.Tags.MutableTag(ref.String()) },
 		Keeper:       d.cache,
 		Flights:      d.flights,

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content/containerd"
+	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/kioo-dev/kioo/pkg/mirror"
@@ -30,6 +32,8 @@ type fleet struct {
 	client    *peer.Client
 	creds     *peer.Credentials
 	members   *mirror.Members
+	service   *coordinator.Service
+	announces *coordinator.Client
 	server    *peer.Server
 	listeners []net.Listener
 }
@@ -81,10 +85,28 @@ func (d *Daemon) openFleet() (*fleet, error) {
 	f.announcer = newAnnouncer(f.discovery.Set)
 	f.client = peer.NewClient(peer.ClientConfig{Credentials: f.creds, Registerer: d.metrics})
 	f.members, err = mirror.NewMembers(f.discovery, f.client, time.Now, d.log.WithName("members"))
+	if err == nil {
+		err = d.openCoordinator(f)
+	}
 	if err != nil {
 		return nil, errors.Join(err, f.close())
 	}
 	return f, nil
+}
+
+// openCoordinator makes both ends of the announce.
+func (d *Daemon) openCoordinator(f *fleet) (err error) {
+	log := d.log.WithName("coordinator")
+	f.service, err = coordinator.NewService(coordinator.ServiceConfig{
+		Directory: f.discovery, Now: time.Now, Log: log, Registerer: d.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	f.announces, err = coordinator.NewClient(coordinator.ClientConfig{
+		Locator: f.discovery, Caller: f.client, Service: f.service, Now: time.Now, Log: log, Registerer: d.metrics,
+	})
+	return err
 }
 
 func bootstrap(d *Daemon) discovery.Bootstrapper {
@@ -119,7 +141,8 @@ func (d *Daemon) serveMembers() {
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds,
-		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
+		Handle: map[string]http.Handler{coordinator.Path: d.fleet.service},
+		Slots:  p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})
 }
@@ -129,6 +152,7 @@ func (f *fleet) run(ctx context.Context, store *containerd.Store) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreCancel(f.discovery.Run(ctx)) })
 	group.Go(func() error { return f.server.Run(ctx, f.listeners...) })
+	group.Go(func() error { return f.service.Run(ctx) })
 	if store != nil {
 		group.Go(func() error { return f.announcer.follow(ctx, store) })
 	}
@@ -141,6 +165,9 @@ func (f *fleet) close() error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
+	}
+	if f.announces != nil {
+		f.announces.Close()
 	}
 	if f.client != nil {
 		f.client.Close()

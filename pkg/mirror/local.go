@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
@@ -28,6 +29,9 @@ type Local struct {
 	// Blocked tells which registries are not answered for. Nil blocks none.
 	Blocked func(registry string) bool
 	Now     func() time.Time
+
+	// memory has the manifests that passed by last; nil has none. A runtime may take a moment to hold them too.
+	memory *lru.Cache[digest.Digest, fetched]
 }
 
 // Check refuses requests for registries that are blocked.
@@ -60,6 +64,11 @@ func (l *Local) open(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 // manifest opens held content as a manifest, whose media type clients can't do without.
 func (l *Local) manifest(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 	a, err := l.open(ctx, dgst)
+	if err != nil && l.memory != nil {
+		if f, ok := l.memory.Peek(dgst); ok {
+			return f.answer(), nil
+		}
+	}
 	if err != nil || a.Descriptor.MediaType != "" && a.Descriptor.MediaType != octetStream {
 		return a, err
 	}

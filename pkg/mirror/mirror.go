@@ -72,6 +72,9 @@ type Config struct {
 	Flights *flight.Group
 	// Members is asked for what is not held. Nil where there are none.
 	Members *Members
+	// Coordinator agrees with the other members on who gets from upstream what all of them want. Nil where there are
+	// none.
+	Coordinator Coordinator
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
 	// Mutable tells the tags that upstream is asked for before other members, because they move. Nil is none.
@@ -110,6 +113,8 @@ type Mirror struct {
 	ctx     context.Context // What several clients wait for lives on it.
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	// starting is held while something begins to run that no request waits for.
+	starting sync.Mutex
 }
 
 // New makes a mirror.
@@ -131,6 +136,7 @@ func New(cfg Config) (*Mirror, error) {
 	if m.memory, err = lru.New[digest.Digest, fetched](maxInMemory); err != nil {
 		return nil, fmt.Errorf("make memory of manifests: %w", err)
 	}
+	m.local.memory = m.memory
 	if m.sizes, err = lru.New[digest.Digest, int64](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of sizes: %w", err)
 	}
@@ -148,7 +154,9 @@ func New(cfg Config) (*Mirror, error) {
 
 // Close ends what still runs for clients that have left, and waits for it. No request may come any more.
 func (m *Mirror) Close() {
+	m.starting.Lock()
 	m.cancel()
+	m.starting.Unlock()
 	m.running.Wait()
 }
 

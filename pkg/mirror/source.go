@@ -53,7 +53,9 @@ func (s *upstreamSource) String() string { return fmt.Sprintf("upstream %s", s.r
 
 // Source gives the members that hold a blob as one source of a flight: it asks the next one whenever one fails, at
 // the byte where that one stopped.
-func (m *Members) Source(ref reference.Reference) flight.Source {
+func (m *Members) Source(ref reference.Reference) flight.Source { return m.source(ref) }
+
+func (m *Members) source(ref reference.Reference) *membersSource {
 	return &membersSource{members: m, ref: ref, failed: map[p2p.ID]bool{}, used: map[p2p.ID]discovery.Member{}}
 }
 
@@ -63,7 +65,8 @@ type membersSource struct {
 	ref     reference.Reference
 
 	mu     sync.Mutex
-	failed map[p2p.ID]bool // Those that could not give what they said they had.
+	named  []discovery.Member // By the coordinator, to be tried before those that discovery knows.
+	failed map[p2p.ID]bool    // Those that could not give what they said they had.
 	used   map[p2p.ID]discovery.Member
 }
 
@@ -97,19 +100,30 @@ func (s *membersSource) Open(ctx context.Context, off, end int64) (flight.Stream
 
 // untried gives the members that are still worth asking.
 func (s *membersSource) untried(ctx context.Context) ([]discovery.Member, error) {
+	s.mu.Lock()
+	named := s.worthATry(s.named)
+	s.mu.Unlock()
+	if len(named) > 0 {
+		return named, nil
+	}
 	found, err := s.members.providers(ctx, s.ref.Digest)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.worthATry(found), nil
+}
+
+// worthATry leaves out those that failed before. The caller holds the lock.
+func (s *membersSource) worthATry(found []discovery.Member) []discovery.Member {
 	var members []discovery.Member
 	for _, member := range found {
 		if !s.failed[member.ID] {
 			members = append(members, member)
 		}
 	}
-	return members, nil
+	return members
 }
 
 // use notes a member that bytes have come from.
