@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -24,15 +25,19 @@ const (
 	candidates = 3
 	// maxRedirects is how often an announce follows a redirect. Whom the last one names answers, closest or not.
 	maxRedirects = 2
-	// hedgeAfter is how long the coordinator may take before the next-closest member is asked as well. A member that is
-	// connected answers within a millisecond, or says at once that the announce has arrived.
+	// hedgeAfter is how long the coordinator may take at least before the next-closest member is asked as well. A member
+	// that is connected answers within a millisecond, or says at once that the announce has arrived.
 	hedgeAfter = 100 * time.Millisecond
 	// hedgeFirst is the same for a member without a connection. TCP and TLS take some milliseconds, and hundreds while
 	// a whole cluster starts to pull and every member connects to one at the same moment. Just then a second
 	// coordinator is at its dearest: it means one more copy from upstream. Who refuses is known at once in any case.
 	hedgeFirst = 500 * time.Millisecond
+	// hedgeTimes is how many times as long as usual it may take: where processors are busy everything is slow, and more
+	// requests would make that worse. hedgeMost bounds it.
+	hedgeTimes = 4
+	hedgeMost  = time.Second
 	// arriveWithin is how long an announce may take to arrive, and again its answer beyond the wait that it allows.
-	arriveWithin = time.Second
+	arriveWithin = 1500 * time.Millisecond
 	// connectedFor is how long after an answer its connection is expected to be still there.
 	connectedFor = 50 * time.Second
 	// silentFor is how long a member that was silent is passed over. If it is dead, discovery knows by then; and if it
@@ -73,6 +78,7 @@ type Client struct {
 	members *lru.Cache[swarm.ID, discovery.Member]
 	heard   *lru.Cache[peer.ID, time.Time]
 	silent  *lru.Cache[peer.ID, time.Time]
+	usual   atomic.Int64 // How long announces take to arrive, as a moving average.
 
 	ctx    context.Context // What is said to those whose answer came too late lives on it.
 	cancel context.CancelFunc
@@ -169,8 +175,15 @@ func (c *Client) isSilent(id peer.ID) bool {
 
 // hedge is how long to wait for a member before the next one is asked as well.
 func (c *Client) hedge(m discovery.Member) time.Duration {
+	least := hedgeFirst
 	if last, ok := c.heard.Peek(m.ID); ok && c.cfg.Now().Sub(last) < connectedFor {
-		return hedgeAfter
+		least = hedgeAfter
 	}
-	return hedgeFirst
+	return min(max(least, hedgeTimes*time.Duration(c.usual.Load())), hedgeMost)
+}
+
+// took notes how long a member took to take an announce in.
+func (c *Client) took(d time.Duration) {
+	was := c.usual.Load()
+	c.usual.Store(was + (int64(d)-was)/8) // One that is lost between the two is no loss.
 }

@@ -199,12 +199,14 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 	defer cancel(nil)
 	late := time.AfterFunc(arriveWithin, func() { cancel(errLate) })
 	defer late.Stop()
+	began := time.Now()
 	resp, err := c.cfg.Caller.Call(ctx, http.MethodPost, to.PeerAPI, Path, body)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer resp.Body.Close()
 	late.Reset(q.wait + arriveWithin)
+	c.took(time.Since(began))
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusMisdirectedRequest {
 		return nil, nil, fmt.Errorf("announce to %s: status %d", to.PeerAPI[0], resp.StatusCode)
 	}

@@ -116,7 +116,7 @@ func newFleet(t *testing.T, n int, o *origin, change func(*mirror.Config)) []*re
 	}
 	deadline := time.Now().Add(time.Minute)
 	for _, m := range fleet {
-		for len(m.disc.Members()) != n-1 {
+		for len(m.disc.Members()) != n-1 || m.disc.Pending() != 0 {
 			if time.Now().After(deadline) {
 				t.Fatal("the members never met")
 			}

@@ -16,7 +16,7 @@ const (
 	// renewEvery is how often a member that fetches for all says that it still does, and renewWithin what it promises:
 	// when it dies, somebody else goes upstream after that time.
 	renewEvery  = 300 * time.Millisecond
-	renewWithin = time.Second
+	renewWithin = 1500 * time.Millisecond
 	// leadWithin is how long such a fetch may take, so that nobody renews for ever what was given up unnoticed.
 	leadWithin = 30 * time.Second
 	// waitForOthers bounds how long another member may take to get something small, as long as it lives. Then this one
