@@ -50,6 +50,7 @@ type Download struct {
 	order  []*peer // A map's order must not decide anything.
 	banned map[ID]time.Time
 	out    []request
+	ready  []*peer // Scratch.
 
 	leases []Lease
 	seeds  []*seed
@@ -369,6 +370,9 @@ func (d *Download) Followed(now time.Time, follower Neighbour) []Action {
 		return nil
 	}
 	p := d.meet(follower)
+	if !p.follows && d.mine.count > d.n/2 {
+		d.do(Report{}) // We are not alone any more, and have our share to fetch, not all of it.
+	}
 	p.follows = true
 	d.welcome(now, p)
 	if linked := len(d.order); linked < mostPeers {

@@ -51,16 +51,25 @@ func (d *Download) rarest(now time.Time) int {
 	inOrder := d.cfg.Rand.IntN(orderly) == 0
 	first := d.cfg.Layout.At(d.reading)
 	best, least, equals := -1, uint16(0), 0
+	d.ready = d.ready[:0]
+	for _, p := range d.order {
+		if p.ready(now) {
+			d.ready = append(d.ready, p)
+		}
+	}
+	if len(d.ready) == 0 {
+		return -1
+	}
 	for i := range (d.n + 63) / 64 {
+		if d.told.word(i)&^d.have.word(i)&^d.asked.word(i)&^d.mine.word(i) == 0 {
+			continue
+		}
 		var near, far uint64
-		for _, p := range d.order {
-			if i >= len(p.has.words) || !p.ready(now) {
-				continue
-			}
+		for _, p := range d.ready {
 			if p.near {
-				near |= p.has.words[i]
+				near |= p.has.word(i)
 			} else {
-				far |= p.has.words[i]
+				far |= p.has.word(i)
 			}
 		}
 		// Across zones only what no neighbour of our own has.

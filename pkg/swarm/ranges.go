@@ -16,10 +16,25 @@ func (d *Download) lease(leases []Lease) {
 			now = append(now, l)
 		}
 	}
-	for _, l := range without(d.leases, now) {
-		d.do(Release{Lease: l})
+	var kept []Lease
+	for _, old := range d.leases {
+		for _, lost := range without([]Lease{old}, now) {
+			// What is done leaves the list too, and is nothing to stop for.
+			first, last := d.cfg.Layout.Covered(lost.Start, lost.End)
+			for first < last && d.have.Has(first) {
+				first++
+			}
+			if first < last {
+				// A reader ends here. What is ours still behind it is fetched anew.
+				end := old.End
+				old.End, _ = d.cfg.Layout.Span(first)
+				d.do(Release{Lease: Lease{Start: old.End, End: end, From: old.From}})
+				break
+			}
+		}
+		kept = append(kept, old)
 	}
-	for _, l := range without(now, d.leases) {
+	for _, l := range without(now, kept) {
 		d.do(Fetch{Lease: l})
 	}
 	d.leases, d.mine = now, Pieces{}

@@ -55,20 +55,25 @@ func (d *Download) hold(now time.Time, piece int) {
 
 // spread tells our zone of a piece that came from a neighbour, and the neighbour, who may wait to hear that it is out.
 func (d *Download) spread(now time.Time, piece int, from *peer) {
+	haves := d.haves(piece)
 	for _, p := range d.order {
 		if p.follows && (p == from || p.near && !p.has.Has(piece)) {
-			d.tell(p, piece)
+			d.do(Tell{Member: p.Member, Haves: haves})
 		}
 	}
 	d.hold(now, piece)
 }
 
-func (d *Download) tell(p *peer, pieces ...int) {
+func (d *Download) haves(pieces ...int) []Have {
 	haves := make([]Have, len(pieces))
 	for i, piece := range pieces {
 		haves[i] = Have{Piece: piece, Hash: d.hashes[piece]}
 	}
-	d.do(Tell{Member: p.Member, Haves: haves})
+	return haves
+}
+
+func (d *Download) tell(p *peer, pieces ...int) {
+	d.do(Tell{Member: p.Member, Haves: d.haves(pieces...)})
 }
 
 // welcome tells a new follower what it may know.
@@ -154,9 +159,10 @@ func (d *Download) reveal(s *seed, piece int) {
 	if s != d.seeds[0] {
 		return
 	}
+	haves := d.haves(piece)
 	for _, p := range d.order {
 		if p.follows && p.near && p != to && !p.has.Has(piece) {
-			d.tell(p, piece)
+			d.do(Tell{Member: p.Member, Haves: haves})
 		}
 	}
 }
