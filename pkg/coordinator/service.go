@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -21,8 +22,10 @@ const (
 	tick = 200 * time.Millisecond
 	// maxRemembered bounds the members whose addresses are known, at some 300 bytes each.
 	maxRemembered = 1 << 13
-	// maxTags bounds the tags whose meaning is kept.
-	maxTags = 1 << 12
+	// maxKeys bounds each memory of what was announced: what tags mean, what upstream refused, what was searched for.
+	maxKeys = 1 << 12
+	// searchEvery is how often at most others are asked who holds something, where this member joined just now.
+	searchEvery = 10 * time.Second
 	// maxPromises bounds the leases whose holders said when they would announce again. Others lapse by the tracker's
 	// own, longer time.
 	maxPromises = 1 << 14
@@ -38,8 +41,8 @@ type Directory interface {
 	Self() discovery.Member
 	// Closer gives live members closer to a key than this one, the closest first.
 	Closer(key discovery.Key, n int, exclude []peer.ID) []discovery.Member
-	// Holders gives who is known here to hold a key.
-	Holders(ctx context.Context, key discovery.Key) ([]discovery.Member, error)
+	// Holders gives who is known here to hold a key. With search, others are asked if nobody is.
+	Holders(ctx context.Context, key discovery.Key, search bool) ([]discovery.Member, error)
 	// Dead gives those of the members that are held for dead.
 	Dead(ids []peer.ID) []peer.ID
 }
@@ -69,6 +72,7 @@ type Service struct {
 	waiting  int
 	promises map[promise]time.Time
 	refused  *lru.Cache[string, time.Time] // What is one piece, and somebody got a final no for it.
+	searched *lru.Cache[string, time.Time] // When others were last asked for holders.
 }
 
 // promise is a member with a lease, which is to announce again before a certain time.
@@ -89,15 +93,13 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		cfg.Waiting = 1024
 	}
 	s := &Service{cfg: cfg, tracker: swarm.NewTracker(swarm.TrackerConfig{Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}), watches: map[string]*watch{}, promises: map[promise]time.Time{}}
-	var err error
-	if s.members, err = lru.New[swarm.ID, discovery.Member](maxRemembered); err != nil {
-		return nil, fmt.Errorf("make memory of members: %w", err)
-	}
-	if s.tags, err = lru.New[string, *tag](maxTags); err != nil {
-		return nil, fmt.Errorf("make memory of tags: %w", err)
-	}
-	if s.refused, err = lru.New[string, time.Time](maxTags); err != nil {
-		return nil, fmt.Errorf("make memory of refusals: %w", err)
+	var errs [4]error
+	s.members, errs[0] = lru.New[swarm.ID, discovery.Member](maxRemembered)
+	s.tags, errs[1] = lru.New[string, *tag](maxKeys)
+	s.refused, errs[2] = lru.New[string, time.Time](maxKeys)
+	s.searched, errs[3] = lru.New[string, time.Time](maxKeys)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("make memories: %w", err)
 	}
 	s.metrics = newServiceMetrics(cfg.Registerer, s)
 	return s, nil
@@ -175,7 +177,7 @@ func (s *Service) answer(ctx context.Context, q *question, waiting func()) (*Ans
 	var holders []discovery.Member
 	if !isTag(q.key) { // What a tag means is in its value, not in who holds it.
 		var err error
-		if holders, err = s.cfg.Directory.Holders(ctx, key); err != nil {
+		if holders, err = s.cfg.Directory.Holders(ctx, key, s.search(q.key)); err != nil {
 			return nil, fmt.Errorf("find holders of %s: %w", q.key, err)
 		}
 	}
@@ -204,6 +206,16 @@ func (s *Service) answer(ctx context.Context, q *question, waiting func()) (*Ans
 			return nil, fmt.Errorf("wait for %s: %w", q.key, ctx.Err())
 		}
 	}
+}
+
+// search tells whether it is time to ask others who holds something.
+func (s *Service) search(key string) bool {
+	now := s.cfg.Now()
+	if last, ok := s.searched.Get(key); ok && now.Sub(last) < searchEvery {
+		return false
+	}
+	s.searched.Add(key, now)
+	return true
 }
 
 func (s *Service) doneWaiting() {

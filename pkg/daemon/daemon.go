@@ -290,9 +290,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 // close lets go of everything that New opened, in the opposite order.
 func (d *Daemon) close() error {
 	var errs []error
-	if d.fleet != nil {
-		errs = append(errs, d.fleet.close())
-	}
 	for _, l := range append(d.listeners, d.watched) {
 		if l == nil {
 			continue
@@ -306,6 +303,9 @@ func (d *Daemon) close() error {
 	}
 	if d.flights != nil {
 		d.flights.Close()
+	}
+	if d.fleet != nil { // Behind those that announce.
+		errs = append(errs, d.fleet.close())
 	}
 	if d.upstream != nil {
 		d.upstream.Close()

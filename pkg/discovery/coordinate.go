@@ -23,9 +23,9 @@ func (d *Discovery) Closer(key Key, n int, exclude []peer.ID) []Member {
 }
 
 // Holders gives who holds a key for a member that coordinates it: by the records kept here, this member's own
-// included. One that joined just now may not have all of them yet, and asks others if it has none. An error means that
-// ctx ended.
-func (d *Discovery) Holders(ctx context.Context, key Key) ([]Member, error) {
+// included. One that joined just now may not have all of them yet; with search, it asks others if it has none. An error
+// means that ctx ended.
+func (d *Discovery) Holders(ctx context.Context, key Key, search bool) ([]Member, error) {
 	now := d.cfg.Now()
 	var found []Member
 	d.mu.Lock()
@@ -36,7 +36,7 @@ func (d *Discovery) Holders(ctx context.Context, key Key) ([]Member, error) {
 	}
 	fresh := d.table.Fresh(now)
 	d.mu.Unlock()
-	if len(found) > 0 || !fresh {
+	if len(found) > 0 || !fresh || !search {
 		return found, nil
 	}
 	providers, err := d.Providers(ctx, key)

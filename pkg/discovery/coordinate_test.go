@@ -42,7 +42,7 @@ func TestCoordinatorsView(t *testing.T) {
 		t.Errorf("the second refers to one that was excluded: %v", ids(closer))
 	}
 	for _, m := range fleet { // Those that keep the record have it; the others ask, as they joined just now.
-		held, err := m.Holders(t.Context(), key)
+		held, err := m.Holders(t.Context(), key, true)
 		if err != nil || m != fleet[3] && !slices.Equal(ids(held), []peer.ID{fleet[3].Self().ID}) {
 			t.Errorf("%s knows %v as holders, %v", m.Self().ID, ids(held), err)
 		}

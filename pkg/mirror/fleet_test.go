@@ -99,7 +99,8 @@ type resident struct {
 	disc   *discovery.Discovery
 	client *coordinator.Client
 	store  *cache.Cache
-	stop   func()
+	// mute ends the peer API alone; stop ends the member, with a goodbye.
+	mute, stop func()
 }
 
 // newFleet starts members that know each other.
@@ -107,12 +108,12 @@ func newFleet(t *testing.T, n int, o *origin, change func(*mirror.Config)) []*re
 	t.Helper()
 	key := peer.NewKey()
 	var fleet []*resident
-	for range n {
+	for i := range n {
 		var first []netip.AddrPort
 		if len(fleet) > 0 {
 			first = fleet[0].disc.Self().Addrs
 		}
-		fleet = append(fleet, newResident(t, key, first, o, change))
+		fleet = append(fleet, newResident(t, key, i, first, o, change))
 	}
 	deadline := time.Now().Add(time.Minute)
 	for _, m := range fleet {
@@ -126,7 +127,7 @@ func newFleet(t *testing.T, n int, o *origin, change func(*mirror.Config)) []*re
 	return fleet
 }
 
-func newResident(t *testing.T, key peer.Key, first []netip.AddrPort, o *origin, change func(*mirror.Config)) *resident {
+func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort, o *origin, change func(*mirror.Config)) *resident {
 	t.Helper()
 	check := func(err error) {
 		t.Helper()
@@ -158,6 +159,7 @@ func newResident(t *testing.T, key peer.Key, first []netip.AddrPort, o *origin, 
 	up, err := upstream.New(upstream.Config{
 		Registries: func(string) upstream.Registry { return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: o.URL}}} },
 		Retries:    upstream.Retries{Attempts: 1},
+		UserAgent:  fmt.Sprint(number), // So that upstream knows who asks.
 	})
 	check(err)
 	flights := flight.New(flight.Config{
@@ -185,9 +187,19 @@ func newResident(t *testing.T, key peer.Key, first []netip.AddrPort, o *origin, 
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = m.disc.Run(ctx) })
-	running.Go(func() { _ = server.Run(ctx, l) })
+	serving, mute := context.WithCancel(ctx)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Run(serving, l)
+	}()
 	running.Go(func() { _ = service.Run(ctx) })
+	m.mute = func() {
+		mute()
+		<-served
+	}
 	m.stop = sync.OnceFunc(func() {
+		m.mute()
 		cancel()
 		running.Wait()
 	})

@@ -148,7 +148,7 @@ func New(cfg Config) (*Mirror, error) {
 	})
 	m.tags = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_tag_lookups_total",
-		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
+		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), shared (another member has just asked upstream), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
 	}, []string{"result"})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil

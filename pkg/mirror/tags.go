@@ -124,7 +124,9 @@ func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meani
 				m.tell(ctx, p.key, failed(1, err))
 				return
 			}
-			m.hold(ctx, got.desc.Digest, got.desc.Size) // First, as this is what the others want next.
+			if got.body != nil {
+				m.hold(ctx, got.desc.Digest, got.desc.Size) // First, as this is what the others want next.
+			}
 			s := coordinator.Small{Announce: swarm.Announce{Size: 1, Complete: true}}
 			s.Value = &coordinator.TagValue{Target: got.desc, Confirmed: m.cfg.Now()}
 			m.tell(ctx, p.key, s)
