@@ -17,10 +17,12 @@ type lease struct {
 	from   swarm.ID
 	start  int64
 	cancel context.CancelFunc
+	moved  mark
 
 	mu   sync.Mutex
 	end  int64 // Negative for the blob's end.
 	pull *flight.Pull
+	skip context.CancelFunc // Goes on to the next source. Nil if upstream is what is being read.
 }
 
 // move moves the end: a nearer one cuts what is being read, a further one is for the next read.
@@ -146,7 +148,7 @@ func (p *party) sources(from swarm.ID) []flight.Source {
 		switch {
 		case src.Trusted():
 			upstream = append(upstream, src)
-		case prefers && known && !p.wrong[from]:
+		case prefers && known && !p.wrong[from] && p.late[from] < tooLate:
 			members = append(members, some.From(member))
 		}
 	}
@@ -159,31 +161,62 @@ func (p *party) sources(from swarm.ID) []flight.Source {
 	return append(members, upstream...)
 }
 
+// tooLate is how often a member may be late before no lease is read from it, if there is another way.
+const tooLate = 2
+
+// hurry goes on to the next source with leases whose holder sends next to nothing. Alone, there is nothing to compare
+// it with.
+func (p *party) hurry(now time.Time) {
+	if p.download == nil {
+		return
+	}
+	for _, l := range p.leases {
+		l.mu.Lock()
+		if l.skip != nil && l.pull != nil && l.moved.look(now, l.pull.Position(), p.progress.least()) >= p.x.cfg.Patience.Stalled {
+			p.late[l.from] = tooLate
+			l.skip()
+		}
+		l.mu.Unlock()
+	}
+}
+
 var errNoSource = errors.New("there is nothing to read it from")
 
 // read reads what is missing of a lease from the first source that can give it.
 func (p *party) read(ctx context.Context, l *lease, sources []flight.Source) error {
 	last := errNoSource
 	for _, src := range sources {
-		for {
-			pull := l.next(p.task, p.arrived)
-			if pull == nil {
-				return nil
-			}
-			err := pull.Run(ctx, src)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				last = fmt.Errorf("%s: %w", src, err)
-				break
-			}
-			if size, _ := p.task.Size(); size == 0 {
-				return nil
-			}
+		err := p.readFrom(ctx, l, src)
+		if err == nil || ctx.Err() != nil {
+			return err
 		}
+		last = fmt.Errorf("%s: %w", src, err)
+		p.log.V(1).Info("lease can't be read", "source", src.String(), "reason", err.Error())
 	}
 	return last
+}
+
+// readFrom reads what is missing of a lease from one source.
+func (p *party) readFrom(ctx context.Context, l *lease, src flight.Source) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.mu.Lock()
+	if l.skip = nil; !src.Trusted() {
+		l.skip = cancel
+	}
+	l.mu.Unlock()
+	for {
+		pull := l.next(p.task, p.arrived)
+		if pull == nil {
+			return nil
+		}
+		if err := pull.Run(ctx, src); err != nil {
+			return err
+		}
+		if size, _ := p.task.Size(); size == 0 {
+			return nil
+		}
+	}
 }
 
 // arrived notes bytes of a lease. It does not wait.

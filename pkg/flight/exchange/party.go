@@ -45,6 +45,7 @@ type party struct {
 	leases     []*lease
 	failed     map[swarm.ID]time.Time // When a lease from there failed.
 	wrong      map[swarm.ID]bool      // Those who sent wrong bytes.
+	late       map[swarm.ID]int       // How often something of theirs came too late.
 	hashes     map[int]swarm.Hash     // Of the pieces that are here.
 	announce   announcing
 	progress   progress
@@ -65,7 +66,7 @@ func newParty(x *Exchange, task *flight.Guided, ref reference.Reference) *party 
 		events: make(chan func(time.Time)), news: make(chan struct{}, 1), size: -1,
 		members: map[swarm.ID]discovery.Member{}, neighbours: map[swarm.ID]*neighbour{},
 		followers: map[swarm.ID]*follower{}, requests: map[request]context.CancelFunc{}, failed: map[swarm.ID]time.Time{},
-		wrong: map[swarm.ID]bool{}, hashes: map[int]swarm.Hash{},
+		wrong: map[swarm.ID]bool{}, late: map[swarm.ID]int{}, hashes: map[int]swarm.Hash{},
 		progress: progress{patience: x.cfg.Patience},
 	}
 	p.hasher, p.origin = newHasher(p), &origin{p}
@@ -158,6 +159,7 @@ func (p *party) tick(now time.Time) {
 		}
 	case moving:
 	}
+	p.hurry(now)
 	if p.download != nil {
 		if off := p.task.Reading(); off >= 0 {
 			p.download.Reading(off)

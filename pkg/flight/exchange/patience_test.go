@@ -31,6 +31,10 @@ func TestProgress(t *testing.T) {
 			{200 * time.Millisecond, 20, 20, false, stalled}, {100 * time.Millisecond, 30, 20, false, moving},
 			{300 * time.Millisecond, 30, 20, false, moving},
 		},
+		"others give next to nothing": {
+			{0, 0, 0, false, moving}, {time.Second, 1000, 0, false, moving}, {time.Second, 1050, 0, false, moving},
+			{time.Second, 1100, 0, false, stalled}, {time.Second, 1500, 0, false, moving},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := progress{patience: Patience{}.orDefault()}

@@ -85,6 +85,7 @@ func (p *party) concluded(now time.Time, r request, n *neighbour, o outcome) {
 	case refused:
 		p.do(now, p.download.Refused(now, r.member, r.piece, o.retry))
 	case late:
+		p.late[r.member]++
 		p.do(now, p.download.TimedOut(now, r.member, r.piece))
 	case wrong:
 		p.do(now, p.download.Wrong(now, r.member, r.piece))
