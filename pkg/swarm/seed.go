@@ -216,3 +216,9 @@ func (d *Download) flushLater(now time.Time) {
 	}
 	d.later = d.later[n:]
 }
+
+// First tells whether a piece is one that we were the first to have, and that has not got around in our zone yet. Its
+// upload goes before others, by Uploads.AskFirst.
+func (d *Download) First(piece int) bool {
+	return slices.ContainsFunc(d.seeds, func(s *seed) bool { return s.hidden.Has(piece) })
+}
