@@ -39,6 +39,10 @@ type held struct {
 
 // show takes in a piece that we fetched from outside.
 func (d *Download) show(now time.Time, piece int) {
+	if d.nearHas.Has(piece) {
+		d.spread(now, piece, nil) // Another fetched it too, and it is out.
+		return
+	}
 	for _, s := range d.seeds {
 		s.hidden.Add(piece)
 		s.queue = append(s.queue, piece)
