@@ -53,7 +53,8 @@ type smallMembers struct {
 	small *small
 }
 
-// Open implements flight.Source. Its error may say that it is this member's turn to go upstream, as the next source does.
+// Open implements flight.Source. Its error may say that it is this member's turn to go upstream, as the next source
+// does.
 func (s *smallMembers) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
 	p := s.small.m.pursue(s.small.dgst, s.small.size)
 	for {
