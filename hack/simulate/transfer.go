@@ -34,7 +34,11 @@ func (t *transfer) happen(w *world) {
 	if t.over || t.from.gone {
 		return
 	}
-	switch verdict, hint := t.from.uploads.Ask(w.time(), t.to.id); verdict {
+	ask := t.from.uploads.Ask
+	if t.from.load != nil && t.from.load.First(t.piece) {
+		ask = t.from.uploads.AskFirst
+	}
+	switch verdict, hint := ask(w.time(), t.to.id); verdict {
 	case swarm.Serve:
 		t.from.serve(w, t)
 	case swarm.Queue:

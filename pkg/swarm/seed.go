@@ -39,6 +39,10 @@ type held struct {
 
 // show takes in a piece that we fetched from outside.
 func (d *Download) show(now time.Time, piece int) {
+	if d.nearHas.Has(piece) {
+		d.spread(now, piece, nil) // Another fetched it too, and it is out.
+		return
+	}
 	for _, s := range d.seeds {
 		s.hidden.Add(piece)
 		s.queue = append(s.queue, piece)
@@ -215,4 +219,10 @@ func (d *Download) flushLater(now time.Time) {
 		}
 	}
 	d.later = d.later[n:]
+}
+
+// First tells whether a piece is one that we were the first to have, and that has not got around in our zone yet. Its
+// upload goes before others, by Uploads.AskFirst.
+func (d *Download) First(piece int) bool {
+	return slices.ContainsFunc(d.seeds, func(s *seed) bool { return s.hidden.Has(piece) })
 }

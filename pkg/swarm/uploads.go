@@ -81,6 +81,16 @@ func (u *Uploads) Ask(now time.Time, member ID) (verdict Verdict, hint time.Dura
 	return Queue, 0
 }
 
+// AskFirst is a request for a piece that nobody else can send yet: see Download.First. It is served at once, beside the
+// slots, because the whole swarm waits for it; unless there are as many of these as slots already.
+func (u *Uploads) AskFirst(now time.Time, member ID) (verdict Verdict, hint time.Duration) {
+	if len(u.active) >= 2*u.cfg.Slots {
+		return u.Ask(now, member)
+	}
+	u.active = append(u.active, upload{member: member, since: now})
+	return Serve, 0
+}
+
 // Done ends one upload to a member, and gives the member of the queue that has its slot now, if any.
 func (u *Uploads) Done(now time.Time, member ID) (next ID, ok bool) {
 	i := slices.IndexFunc(u.active, func(up upload) bool { return up.member == member })
