@@ -32,6 +32,8 @@ import (
 type origin struct {
 	*httptest.Server
 	manifest, config, layer []byte
+	// keep is how many bytes each member keeps of what it gets.
+	keep int64
 
 	mu    sync.Mutex
 	asked map[string]int // By the path's end.
@@ -41,7 +43,7 @@ type origin struct {
 
 func newOrigin(t *testing.T) *origin {
 	t.Helper()
-	o := &origin{config: []byte(`{"architecture":"amd64"}`), layer: bytes.Repeat([]byte("layer "), 150_000), asked: map[string]int{}}
+	o := &origin{config: []byte(`{"architecture":"amd64"}`), layer: bytes.Repeat([]byte("layer "), 150_000), asked: map[string]int{}, keep: 16 << 20}
 	o.manifest = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"c","digest":%q,"size":%d},"layers":[{"mediaType":"l","digest":%q,"size":%d}]}`,
 		ocispec.MediaTypeImageManifest, digest.FromBytes(o.config), len(o.config), digest.FromBytes(o.layer), len(o.layer))
 	held := map[string][]byte{"v1": o.manifest, "latest": o.manifest}
@@ -145,7 +147,7 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 	check(err)
 	members, err := mirror.NewMembers(m.disc, peers, time.Now, logr.Discard())
 	check(err)
-	m.store, err = cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 16 << 20, SpoolBytes: 16 << 20})
+	m.store, err = cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: o.keep, SpoolBytes: 16 << 20})
 	check(err)
 	up, err := upstream.New(upstream.Config{
 		Registries: func(string) upstream.Registry { return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: o.URL}}} },

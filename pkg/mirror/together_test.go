@@ -224,3 +224,20 @@ func TestNobodyCoordinates(t *testing.T) {
 		t.Errorf("took %v", took)
 	}
 }
+
+// TestMembersThatKeepNothing have their caches off: manifests are shared from memory, and blobs are fetched by each
+// without anybody waiting for long.
+func TestMembersThatKeepNothing(t *testing.T) {
+	o := newOrigin(t)
+	o.keep = 0
+	fleet := newFleet(t, 3, o, nil)
+	took := together(t, fleet, func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })
+	t.Logf("took %v", took)
+	if took > soon {
+		t.Errorf("took %v", took)
+	}
+	o.askedFew(t, "tag", "v1")
+	if n := o.count(digest.FromBytes(o.manifest).String()); n > 0 {
+		t.Errorf("upstream was asked %d times for the manifest, which came with the tag", n)
+	}
+}
