@@ -246,6 +246,11 @@ func TestLateAnswerIsTakenBack(t *testing.T) {
 	if n := int(testutil.ToFloat64(c.metrics.hedges)); n != 1 {
 		t.Errorf("%d hedges", n)
 	}
+	// And for a while the second stays the one that is asked.
+	before := first.asked.Load()
+	if a, _, err := asks(t, c); err != nil || len(a.Leases) != 1 || first.asked.Load() != before {
+		t.Errorf("%+v, %v, and the first was asked %d times", a, err, first.asked.Load())
+	}
 }
 
 // TestLongPollTravels has an announce wait at another member, which does not look silent meanwhile.
@@ -298,4 +303,3 @@ func TestServiceRefuses(t *testing.T) {
 		t.Errorf("GET: %d", resp.StatusCode)
 	}
 }
-

@@ -74,9 +74,7 @@ func (r *round) run(ctx context.Context) (*Answer, error) {
 			case won != nil:
 			case ended.err == nil:
 				won, answer = ended.attempt, ended.answer
-				for _, other := range r.attempts {
-					other.cancel()
-				}
+				r.settle(won)
 			default:
 				last = ended.err
 				due.Reset(0)
@@ -94,6 +92,17 @@ func (r *round) run(ctx context.Context) (*Answer, error) {
 		return nil, context.Cause(ctx)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrSilent, last)
+}
+
+// settle ends the other attempts. Who was too late for an answer is passed over for a while: to go back and forth
+// between two coordinators would mean leases of both.
+func (r *round) settle(won *attempt) {
+	for i, a := range r.attempts {
+		a.cancel()
+		if i < slices.Index(r.attempts, won) && !a.done {
+			r.client.silent.Add(a.target.ID, r.client.cfg.Now())
+		}
+	}
 }
 
 // start asks the next target, and gives how long it has before the one after it is asked.

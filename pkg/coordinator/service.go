@@ -20,6 +20,8 @@ import (
 const (
 	// tick is how often the service looks for leases that lapsed and members that died.
 	tick = 200 * time.Millisecond
+	// idleAfter is after how long without an announce nothing can lapse any more.
+	idleAfter = time.Minute
 	// maxRemembered bounds the members whose addresses are known, at some 300 bytes each.
 	maxRemembered = 1 << 13
 	// maxKeys bounds each memory of what was announced: what tags mean, what upstream refused, what was searched for.
@@ -70,6 +72,7 @@ type Service struct {
 	tags     *lru.Cache[string, *tag]
 	watches  map[string]*watch // By the tracker's name of what is waited for.
 	waiting  int
+	last     time.Time // When something was announced.
 	promises map[promise]time.Time
 	refused  *lru.Cache[string, time.Time] // What is one piece, and somebody got a final no for it.
 	searched *lru.Cache[string, time.Time] // When others were last asked for holders.
@@ -92,7 +95,8 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	if cfg.Waiting == 0 {
 		cfg.Waiting = 1024
 	}
-	s := &Service{cfg: cfg, tracker: swarm.NewTracker(swarm.TrackerConfig{Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}), watches: map[string]*watch{}, promises: map[promise]time.Time{}}
+	s := &Service{cfg: cfg, watches: map[string]*watch{}, promises: map[promise]time.Time{}}
+	s.tracker = swarm.NewTracker(swarm.TrackerConfig{Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
 	var errs [4]error
 	s.members, errs[0] = lru.New[swarm.ID, discovery.Member](maxRemembered)
 	s.tags, errs[1] = lru.New[string, *tag](maxKeys)
@@ -124,12 +128,15 @@ func (s *Service) tick() {
 	now := s.cfg.Now()
 	s.mu.Lock()
 	var ids []peer.ID
-	names := s.members.Keys()
-	for _, name := range names {
-		m, _ := s.members.Peek(name)
-		ids = append(ids, m.ID)
+	if now.Sub(s.last) < idleAfter {
+		for _, m := range s.members.Values() {
+			ids = append(ids, m.ID)
+		}
 	}
 	s.mu.Unlock()
+	if len(ids) == 0 {
+		return
+	}
 	dead := s.cfg.Directory.Dead(ids)
 
 	s.mu.Lock()
@@ -230,6 +237,7 @@ func (s *Service) ask(q *question, holders []discovery.Member, waited time.Durat
 	now := s.cfg.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.last = now
 	s.members.Add(q.announce.Member, q.from)
 	blob := q.key
 	if isTag(q.key) {

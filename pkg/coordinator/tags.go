@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// tag is what is known of a tag's meaning. Each time that it has to be looked up anew is a generation, which the tracker
-// sees as one blob of one piece: the word of upstream.
+// tag is what is known of a tag's meaning. Each time that it has to be looked up anew is a generation, which the
+// tracker sees as one blob of one piece: the word of upstream.
 type tag struct {
 	generation uint64
 	value      *TagValue // Heard in this generation.
@@ -15,8 +15,8 @@ type tag struct {
 // name is what the tracker knows this generation of a tag as.
 func (t *tag) name(key string) string { return fmt.Sprintf("%s#%d", key, t.generation) }
 
-// tagFor takes in what the sender heard a tag to mean, and gives what is known if that is young enough for it. The caller
-// holds the lock.
+// tagFor takes in what the sender heard a tag to mean, and gives what is known if that is young enough for it. The
+// caller holds the lock.
 func (s *Service) tagFor(now time.Time, q *question, waited time.Duration) (*tag, *TagValue) {
 	t, ok := s.tags.Get(q.key)
 	if !ok {

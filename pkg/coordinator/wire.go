@@ -15,7 +15,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Bounds of messages. The largest announce has a key of two names and a bit for each piece, the largest answer 32 members.
+// Bounds of messages. The largest announce has a key of two names and a bit for each piece, the largest answer 32
+// members.
 const (
 	maxRequest   = 32 << 10
 	maxResponse  = 256 << 10

@@ -170,7 +170,10 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 	var members *mirror.Members
 	var agreed mirror.Coordinator
 	if d.fleet != nil {
-		members, agreed = d.fleet.members, d.fleet.announces
+		members = d.fleet.members
+		if d.runtime != nil || d.cfg.Cache.Keep != config.KeepNever {
+			agreed = d.fleet.announces // Who keeps nothing has nothing to give to those that waited.
+		}
 	}
 	d.mirror, err = mirror.New(mirror.Config{
 		Held:         append(held, mirror.Held{Name: "cache", Store: d.cache}),

@@ -8,14 +8,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
-	"github.com/go-logr/logr/funcr"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/coordinator"
@@ -30,17 +28,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-func quiet() logr.Logger {
-	if os.Getenv("NOISE") != "" {
-		return funcr.New(func(prefix, args string) { fmt.Println(time.Now().Format("05.000"), prefix, args) }, funcr.Options{Verbosity: 1})
-	}
-	return logr.Discard()
-}
-
 // origin is an upstream registry with one image, that counts what it is asked.
 type origin struct {
 	*httptest.Server
 	manifest, config, layer []byte
+	// keep is how many bytes each member keeps of what it gets.
+	keep int64
 
 	mu    sync.Mutex
 	asked map[string]int // By the path's end.
@@ -50,7 +43,7 @@ type origin struct {
 
 func newOrigin(t *testing.T) *origin {
 	t.Helper()
-	o := &origin{config: []byte(`{"architecture":"amd64"}`), layer: bytes.Repeat([]byte("layer "), 150_000), asked: map[string]int{}}
+	o := &origin{config: []byte(`{"architecture":"amd64"}`), layer: bytes.Repeat([]byte("layer "), 150_000), asked: map[string]int{}, keep: 16 << 20}
 	o.manifest = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"c","digest":%q,"size":%d},"layers":[{"mediaType":"l","digest":%q,"size":%d}]}`,
 		ocispec.MediaTypeImageManifest, digest.FromBytes(o.config), len(o.config), digest.FromBytes(o.layer), len(o.layer))
 	held := map[string][]byte{"v1": o.manifest, "latest": o.manifest}
@@ -146,15 +139,15 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 	})
 	check(err)
 	peers := peer.NewClient(peer.ClientConfig{Credentials: creds})
-	service, err := coordinator.NewService(coordinator.ServiceConfig{Directory: m.disc, Now: time.Now, Log: quiet()})
+	service, err := coordinator.NewService(coordinator.ServiceConfig{Directory: m.disc, Now: time.Now, Log: logr.Discard()})
 	check(err)
 	m.client, err = coordinator.NewClient(coordinator.ClientConfig{
-		Locator: m.disc, Caller: peers, Service: service, Now: time.Now, Log: quiet(),
+		Locator: m.disc, Caller: peers, Service: service, Now: time.Now, Log: logr.Discard(),
 	})
 	check(err)
-	members, err := mirror.NewMembers(m.disc, peers, time.Now, quiet())
+	members, err := mirror.NewMembers(m.disc, peers, time.Now, logr.Discard())
 	check(err)
-	m.store, err = cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 16 << 20, SpoolBytes: 16 << 20})
+	m.store, err = cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: o.keep, SpoolBytes: 16 << 20})
 	check(err)
 	up, err := upstream.New(upstream.Config{
 		Registries: func(string) upstream.Registry { return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: o.URL}}} },
@@ -168,11 +161,11 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 			held, err := m.store.Open(context.Background(), dgst)
 			return err == nil && held.Close() == nil
 		},
-		Log: quiet(),
+		Log: logr.Discard(),
 	})
 	cfg := mirror.Config{
 		Held: []mirror.Held{{Name: "cache", Store: m.store}}, Keeper: m.store, Members: members, Coordinator: m.client, Upstream: up,
-		Flights: flights, FreshFor: time.Minute, FailedFor: time.Second, StaleIfError: true, Log: quiet(),
+		Flights: flights, FreshFor: time.Minute, FailedFor: time.Second, StaleIfError: true, Log: logr.Discard(),
 	}
 	if change != nil {
 		change(&cfg)
@@ -180,9 +173,9 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 	m.Mirror, err = mirror.New(cfg)
 	check(err)
 	server := peer.NewServer(peer.ServerConfig{
-		Handler:     registry.New(registry.Config{Backend: m.Local(), Pseudonym: "members", Log: quiet()}),
+		Handler:     registry.New(registry.Config{Backend: m.Local(), Pseudonym: "members", Log: logr.Discard()}),
 		Handle:      map[string]http.Handler{coordinator.Path: service},
-		Credentials: creds, Drain: time.Millisecond, Log: quiet(),
+		Credentials: creds, Drain: time.Millisecond, Log: logr.Discard(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

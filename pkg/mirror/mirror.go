@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -113,6 +114,8 @@ type Mirror struct {
 	ctx     context.Context // What several clients wait for lives on it.
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	// unkept is until when this node is taken for one that keeps nothing, in Unix nanoseconds.
+	unkept atomic.Int64
 	// starting is held while something begins to run that no request waits for.
 	starting sync.Mutex
 }

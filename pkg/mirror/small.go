@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -21,7 +22,7 @@ func (m *Mirror) sources(ref reference.Reference, size int64, registry *upstream
 	switch {
 	case m.cfg.Members == nil:
 		return []flight.Source{registry}
-	case m.cfg.Coordinator == nil || size < 0 || size >= swarm.OnePiece:
+	case m.cfg.Coordinator == nil || size < 0 || size >= swarm.OnePiece || time.Now().UnixNano() < m.unkept.Load():
 		return []flight.Source{m.cfg.Members.Source(ref), registry}
 	}
 	s := &small{m: m, dgst: ref.Digest, size: size}
@@ -53,7 +54,8 @@ type smallMembers struct {
 	small *small
 }
 
-// Open implements flight.Source. Its error may say that it is this member's turn to go upstream, as the next source does.
+// Open implements flight.Source. Its error may say that it is this member's turn to go upstream, as the next source
+// does.
 func (s *smallMembers) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
 	p := s.small.m.pursue(s.small.dgst, s.small.size)
 	for {

@@ -29,8 +29,10 @@ const (
 	moment = 2 * time.Second
 	// tellWithin bounds one word to a coordinator that nobody waits for.
 	tellWithin = 2 * time.Second
-	// keptWithin is how long a blob may take from its last byte until this node holds it.
-	keptWithin = 3 * time.Second
+	// keptWithin is how long a blob may take from its last byte until this node holds it. One that does not hold what it
+	// got has others wait in vain, and takes no part in this for keepsNothingFor.
+	keptWithin      = time.Second
+	keepsNothingFor = time.Minute
 	// polled is what an announce takes at least if it waited at the coordinator for as long as it may.
 	polled = 500 * time.Millisecond
 	// maxTurns bounds how often holders may fail one after the other.
@@ -224,6 +226,7 @@ func (m *Mirror) keeps(ctx context.Context, dgst digest.Digest) bool {
 		case <-wait.C:
 		case <-ctx.Done():
 			wait.Stop()
+			m.unkept.Store(time.Now().Add(keepsNothingFor).UnixNano())
 			return false
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/peer"
 )
 
-// TestCallsWaitForNoSlot has all upload slots taken and a tight cap: what members have to agree on is said all the same.
+// TestCallsWaitForNoSlot has all upload slots taken and a tight cap: what members agree on is said all the same.
 func TestCallsWaitForNoSlot(t *testing.T) {
 	creds := credentials(t, peer.NewKey())
 	body := bytes.Repeat([]byte("x"), 1<<10)
