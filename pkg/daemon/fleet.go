@@ -156,6 +156,7 @@ func (d *Daemon) serveMembers() {
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds,
 		Handle: map[string]http.Handler{coordinator.Path: d.fleet.service, exchange.Path: d.fleet.exchange},
+		First:  d.fleet.exchange.First,
 		Slots:  p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})

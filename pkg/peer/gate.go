@@ -22,10 +22,15 @@ func newGate(slots, queue int) *gate {
 	return &gate{uploads: swarm.NewUploads(cfg), waiting: map[swarm.ID][]chan struct{}{}}
 }
 
-// enter waits for a slot, for as long as requests may wait. Without one it says when to ask again.
-func (g *gate) enter(ctx context.Context, member swarm.ID) (hint time.Duration, ok bool) {
+// enter waits for a slot, for as long as requests may wait. Without one it says when to ask again. first says that
+// the whole swarm waits for this upload.
+func (g *gate) enter(ctx context.Context, member swarm.ID, first bool) (hint time.Duration, ok bool) {
 	g.mu.Lock()
-	verdict, hint := g.uploads.Ask(time.Now(), member)
+	ask := g.uploads.Ask
+	if first {
+		ask = g.uploads.AskFirst
+	}
+	verdict, hint := ask(time.Now(), member)
 	if verdict != swarm.Queue {
 		g.mu.Unlock()
 		return hint, verdict == swarm.Serve

@@ -55,6 +55,9 @@ type ServerConfig struct {
 	// Queue is how many requests may wait for a slot, for a tenth of a second each. More are refused at once, and
 	// ask another member. 64 by default.
 	Queue int
+	// First tells of a request for a blob that it is for bytes which nobody else can send yet, so that it is served
+	// beside the slots. Nil never does.
+	First func(r *http.Request) bool
 	// BytesPerSecond caps all uploads together; 0 is no cap.
 	BytesPerSecond int64
 	// Drain is how long uploads may take to finish when the server ends. 10 seconds by default.
@@ -141,7 +144,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if member == "" {
 		member = swarm.ID(r.RemoteAddr)
 	}
-	if hint, ok := s.gate.enter(r.Context(), member); !ok {
+	first := s.cfg.First != nil && s.cfg.First(r)
+	if hint, ok := s.gate.enter(r.Context(), member, first); !ok {
 		s.refused.Inc()
 		w.Header().Set("Retry-After", "1") // In whole seconds, for those who do not know the other.
 		w.Header().Set(RetryHeader, strconv.FormatInt(hint.Milliseconds(), 10))

@@ -1,13 +1,16 @@
 package exchange
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/opencontainers/go-digest"
 )
 
 const (
@@ -146,4 +149,30 @@ func (x *Exchange) batch(r *http.Request, f *follower) (haves []swarm.Have, ende
 	case <-x.ctx.Done():
 	}
 	return f.take()
+}
+
+// First tells whether a request of another member is for a piece that this one was the first to have, and that has not
+// got around yet: the whole swarm waits for its upload.
+func (x *Exchange) First(r *http.Request) bool {
+	i := strings.LastIndex(r.URL.Path, "/")
+	dgst := digest.Digest(r.URL.Path[i+1:])
+	p := x.party(dgst)
+	if p == nil {
+		return false
+	}
+	var start, last int64
+	if n, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &start, &last); n != 2 || err != nil {
+		return false
+	}
+	first := make(chan bool, 1)
+	asked := p.post(func(time.Time) {
+		if p.download == nil {
+			first <- false
+			return
+		}
+		piece := p.layout.At(start)
+		from, to := p.layout.Span(piece)
+		first <- from == start && to == last+1 && p.download.First(piece)
+	})
+	return asked && <-first
 }
