@@ -31,6 +31,8 @@ type announcing struct {
 	again   bool               // There was more to tell meanwhile.
 	stalled bool
 	last    *coordinator.Answer
+	// informed is when an answer last came from a coordinator that knew the others.
+	informed time.Time
 }
 
 func (a *announcing) running() bool { return a.cancel != nil }
@@ -122,12 +124,41 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 	if p.size < 0 && answer.Size >= 0 {
 		p.sized(now, answer.Size)
 	}
+	if p.beginner(now, answer) {
+		a.due = a.began.Add(announceEvery / 4)
+		return
+	}
 	p.follow(now, answer.Leases)
 	if p.download == nil {
 		p.engage(now)
 	} else {
 		p.do(now, p.download.Assigned(now, answer.Assignment))
 	}
+}
+
+// learns is for how long a coordinator may know less than we do.
+const learns = 1500 * time.Millisecond
+
+// beginner tells whether an answer comes from a coordinator that has just begun to coordinate the blob: it names less
+// than half of those that we exchange pieces with. It does not know yet either what they are fetching, so what it says
+// would have us fetch it as well. It hears of them within moments; until then all go on with what they are at.
+func (p *party) beginner(now time.Time, answer coordinator.Answer) bool {
+	known := 0
+	for _, n := range answer.Neighbours {
+		if p.neighbours[n.Member] != nil {
+			known++
+		}
+	}
+	for _, id := range answer.Holders { // They were neighbours, and are complete now.
+		if p.neighbours[id] != nil {
+			known++
+		}
+	}
+	if a := &p.announce; 2*known >= len(p.neighbours) || now.Sub(a.informed) >= learns {
+		a.informed = now
+		return false
+	}
+	return true
 }
 
 // noSource ends the flight if it has tried all there is itself; else it tries by itself.
