@@ -15,6 +15,8 @@ PKG        ?= ./...
 ALONE      := /hack/(clienttest|fleet|fleettest|loadtest|swarmbench)$$
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
+# Flags for make simulate, for instance -full, or -nodes 500 -zones 3.
+SIMULATE   ?=
 # How long each fuzz target runs.
 FUZZTIME   ?= 10s
 
@@ -55,6 +57,10 @@ bench: ## Measure the mirror against nginx and against pulling directly
 .PHONY: bench-swarm
 bench-swarm: ## Measure N nodes that pull one image at once, against what their links allow (Linux, root; some 15 minutes)
 	@go run ./hack/swarmbench
+
+.PHONY: simulate
+simulate: ## Let up to 1000 simulated nodes pull a blob, and compare with the limit; SIMULATE=-help tells more
+	@go run ./hack/simulate $(SIMULATE)
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck, go.mod and the house rules

@@ -37,9 +37,10 @@ var layers = map[string][]string{
 	"pkg/discovery":     {"pkg/reference"},
 	"pkg/hosts":         {"pkg/reference"},
 	"pkg/upstream":      {"pkg/content", "pkg/reference"},
-	"pkg/flight":        {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
+	"pkg/coordinator":   {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm"},
+	"pkg/flight":        {"pkg/content", "pkg/coordinator", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
 	"pkg/peer":          {"pkg/content", "pkg/flight", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
-	"pkg/mirror":        {"pkg/content", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/upstream"},
+	"pkg/mirror":        {"pkg/content", "pkg/coordinator", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
 	"pkg/registry":      {"pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
 	"pkg/daemon":        {"pkg"},

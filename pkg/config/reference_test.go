@@ -150,7 +150,7 @@ func TestRoundTrip(t *testing.T) {
 		Flights: Flights{Grace: 4e9, Max: 5},
 		Peers: Peers{
 			KeyFiles: []string{"/new.key", "/old.key"}, Listen: []string{"0.0.0.0:4"}, Advertise: []string{"node:4"},
-			Zone: "a", UploadSlots: 1, UploadQueue: 2, MaxUploadBytesPerSecond: 1 << 20,
+			Zone: "a", UploadSlots: 1, UploadQueue: 2, MaxUploadBytesPerSecond: 1 << 20, MaxDownloadBytesPerSecond: 2 << 20,
 		},
 		Discovery: Discovery{
 			Listen:    []string{"[fd00::1]:5"},

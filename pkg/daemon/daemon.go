@@ -106,7 +106,7 @@ func (d *Daemon) openStores() (err error) {
 	if d.cache, err = cache.Open(cfg); err != nil {
 		return fmt.Errorf("open cache: %w", err)
 	}
-	d.flights = flight.New(flight.Config{
+	flights := flight.Config{
 		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) {
 			spool, err := d.cache.Create(dgst, size)
 			if err != nil {
@@ -120,7 +120,11 @@ func (d *Daemon) openStores() (err error) {
 		},
 		Grace: d.cfg.Flights.Grace, Max: d.cfg.Flights.Max,
 		Log: d.log.WithName("flight"), Registerer: d.metrics,
-	})
+	}
+	if d.fleet != nil {
+		flights.Swarm = d.fleet.exchange
+	}
+	d.flights = flight.New(flights)
 	return nil
 }
 
@@ -165,13 +169,18 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		tags = append(tags, d.runtime)
 	}
 	var members *mirror.Members
+	var agreed mirror.Coordinator
 	if d.fleet != nil {
 		members = d.fleet.members
+		if d.runtime != nil || d.cfg.Cache.Keep != config.KeepNever {
+			agreed = d.fleet.announces // Who keeps nothing has nothing to give to those that waited.
+		}
 	}
 	d.mirror, err = mirror.New(mirror.Config{
 		Held:         append(held, mirror.Held{Name: "cache", Store: d.cache}),
 		Tags:         tags,
 		Members:      members,
+		Coordinator:  agreed,
 		Mutable:      func(ref reference.Reference) bool { return d.cfg.Tags.MutableTag(ref.String()) },
 		Keeper:       d.cache,
 		Flights:      d.flights,
@@ -285,9 +294,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 // close lets go of everything that New opened, in the opposite order.
 func (d *Daemon) close() error {
 	var errs []error
-	if d.fleet != nil {
-		errs = append(errs, d.fleet.close())
-	}
 	for _, l := range append(d.listeners, d.watched) {
 		if l == nil {
 			continue
@@ -301,6 +307,9 @@ func (d *Daemon) close() error {
 	}
 	if d.flights != nil {
 		d.flights.Close()
+	}
+	if d.fleet != nil { // Behind those that announce.
+		errs = append(errs, d.fleet.close())
 	}
 	if d.upstream != nil {
 		d.upstream.Close()

@@ -5,17 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content/containerd"
+	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/flight/exchange"
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
@@ -30,6 +34,9 @@ type fleet struct {
 	client    *peer.Client
 	creds     *peer.Credentials
 	members   *mirror.Members
+	service   *coordinator.Service
+	announces *coordinator.Client
+	exchange  *exchange.Exchange
 	server    *peer.Server
 	listeners []net.Listener
 }
@@ -79,12 +86,41 @@ func (d *Daemon) openFleet() (*fleet, error) {
 		return nil, errors.Join(fmt.Errorf("open discovery: %w", err), f.close())
 	}
 	f.announcer = newAnnouncer(f.discovery.Set)
-	f.client = peer.NewClient(peer.ClientConfig{Credentials: f.creds, Registerer: d.metrics})
-	f.members, err = mirror.NewMembers(f.discovery, f.client, time.Now, d.log.WithName("members"))
-	if err != nil {
+	f.client = peer.NewClient(peer.ClientConfig{
+		Credentials: f.creds, Member: f.discovery.Self().ID.String(), Zone: d.cfg.Peers.Zone,
+		BytesPerSecond: int64(d.cfg.Peers.MaxDownloadBytesPerSecond), Registerer: d.metrics,
+	})
+	if f.members, err = mirror.NewMembers(f.discovery, f.client, time.Now, d.log.WithName("members")); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	if err := d.openSwarm(f); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
 	return f, nil
+}
+
+// openSwarm makes what members need to get a blob together.
+func (d *Daemon) openSwarm(f *fleet) (err error) {
+	log := d.log.WithName("swarm")
+	f.service, err = coordinator.NewService(coordinator.ServiceConfig{
+		Directory: f.discovery, Now: time.Now, Log: log, Registerer: d.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	f.announces, err = coordinator.NewClient(coordinator.ClientConfig{
+		Locator: f.discovery, Caller: f.client, Service: f.service, Now: time.Now, Log: log, Registerer: d.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	f.exchange, err = exchange.New(exchange.Config{
+		Self: coordinator.ID(f.discovery.Self().ID), Zone: d.cfg.Peers.Zone,
+		Announcer: f.announces, Peers: f.client, Blame: f.members.Blame,
+		Held: func(dgst digest.Digest) bool { return d.mirror.Local().Holds(dgst) },
+		Log:  log, Registerer: d.metrics,
+	})
+	return err
 }
 
 func bootstrap(d *Daemon) discovery.Bootstrapper {
@@ -112,14 +148,16 @@ func (d *Daemon) serveMembers() {
 	handler := registry.New(registry.Config{
 		Resolver:   reference.Resolver{},
 		Backend:    d.mirror.Local(),
-		Pseudonym:  "members", // Requests between members are never passed on, so that they can't loop.
-		Log:        d.log.WithName("peer"),
+		Pseudonym:  "members",                   // Requests between members are never passed on, so that they can't loop.
+		Log:        d.log.WithName("peer").V(1), // Each piece is a request.
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "peer"}, d.metrics),
 	})
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds,
-		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
+		Handle: map[string]http.Handler{coordinator.Path: d.fleet.service, exchange.Path: d.fleet.exchange},
+		First:  d.fleet.exchange.First,
+		Slots:  p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})
 }
@@ -129,6 +167,12 @@ func (f *fleet) run(ctx context.Context, store *containerd.Store) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreCancel(f.discovery.Run(ctx)) })
 	group.Go(func() error { return f.server.Run(ctx, f.listeners...) })
+	group.Go(func() error { return ignoreCancel(f.service.Run(ctx)) })
+	group.Go(func() error {
+		<-ctx.Done()
+		f.exchange.Close() // So that the streams of other members end before the server drains.
+		return nil
+	})
 	if store != nil {
 		group.Go(func() error { return f.announcer.follow(ctx, store) })
 	}
@@ -141,6 +185,12 @@ func (f *fleet) close() error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
+	}
+	if f.exchange != nil {
+		f.exchange.Close()
+	}
+	if f.announces != nil {
+		f.announces.Close()
 	}
 	if f.client != nil {
 		f.client.Close()

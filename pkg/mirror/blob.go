@@ -49,11 +49,7 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 		size = known
 	}
 	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin}
-	sources := []flight.Source{registry}
-	if m.cfg.Members != nil {
-		sources = []flight.Source{m.cfg.Members.Source(ref), registry}
-	}
-	reader, err := m.cfg.Flights.Join(joining, ref.Digest, size, sources...)
+	reader, err := m.cfg.Flights.Join(joining, ref.Digest, size, m.sources(ref, size, registry)...)
 	switch {
 	case err == nil:
 		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref, deadline: deadline}, Descriptor: describe(ref, reader)}, nil

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -27,7 +29,12 @@ type Local struct {
 	Runtime []content.TagStore
 	// Blocked tells which registries are not answered for. Nil blocks none.
 	Blocked func(registry string) bool
+	// Flights has parts of what is on its way. Nil has nothing.
+	Flights *flight.Group
 	Now     func() time.Time
+
+	// memory has the manifests that passed by last; nil has none. A runtime may take a moment to hold them too.
+	memory *lru.Cache[digest.Digest, fetched]
 }
 
 // Check refuses requests for registries that are blocked.
@@ -57,9 +64,25 @@ func (l *Local) open(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 	return nil, fmt.Errorf("%s: %w", dgst, content.ErrNotFound)
 }
 
+// Holds tells whether all of a blob is held here, or is just about to be.
+func (l *Local) Holds(dgst digest.Digest) bool {
+	a, err := l.Blob(context.Background(), reference.Reference{Digest: dgst}, false, upstream.Origin{})
+	if err != nil {
+		return false
+	}
+	defer a.Blob.Close()
+	part, arriving := a.Blob.(*flight.Part)
+	return !arriving || part.Covers(0, part.Size()) == nil
+}
+
 // manifest opens held content as a manifest, whose media type clients can't do without.
 func (l *Local) manifest(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 	a, err := l.open(ctx, dgst)
+	if err != nil && l.memory != nil {
+		if f, ok := l.memory.Peek(dgst); ok {
+			return f.answer(), nil
+		}
+	}
 	if err != nil || a.Descriptor.MediaType != "" && a.Descriptor.MediaType != octetStream {
 		return a, err
 	}
@@ -115,9 +138,17 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, _ upstrea
 	return a, nil
 }
 
-// Blob answers with a held blob.
+// Blob answers with a held blob, or with what there is of one that is on its way.
 func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, _ upstream.Origin) (*Answer, error) {
-	return l.open(ctx, ref.Digest)
+	a, err := l.open(ctx, ref.Digest)
+	if err == nil || l.Flights == nil {
+		return a, err
+	}
+	part, perr := l.Flights.Part(ref.Digest)
+	if perr != nil {
+		return l.open(ctx, ref.Digest) // It may have arrived since: stores hold a blob before its flight ends.
+	}
+	return &Answer{Blob: part, Descriptor: describe(ref, part), Source: part.Source()}, nil
 }
 
 // Stat answers with a held blob's descriptor.

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -105,29 +106,75 @@ func (m *Mirror) kept(ctx context.Context, got fetched) *Answer {
 // others: a registry may well have the one and lack the other by the same digest.
 func manifestKey(ref reference.Reference) string { return "manifest " + ref.String() }
 
-// fetch gets a manifest from other members, if it is asked for by digest, or from upstream, and keeps it.
+// fetch gets a manifest, and keeps it. By digest it is got from whom the members agree on.
 func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, origin upstream.Origin) (fetched, error) {
-	got, err := m.fetchFromMembers(ctx, ref)
-	if err != nil {
-		up, uerr := m.cfg.Upstream.Manifest(ctx, ref, origin)
-		if uerr != nil {
-			return fetched{}, m.gone(ctx, ref, uerr)
+	if ref.Digest == "" {
+		return m.fetchUpstream(ctx, ref, origin)
+	}
+	size := int64(-1)
+	if known, ok := m.sizes.Get(ref.Digest); ok {
+		size = known
+	}
+	p := m.pursue(ref.Digest, size)
+	for {
+		switch what, answer := p.next(ctx); what {
+		case lead:
+			l := p.lead()
+			got, err := m.fetchUpstream(ctx, ref, origin)
+			l.end(func(ctx context.Context) {
+				if err != nil {
+					m.tell(ctx, p.key, failed(size, err))
+					return
+				}
+				m.hold(ctx, got.desc.Digest, got.desc.Size)
+			})
+			return got, err
+		case ask:
+			got, err := m.fetchFrom(ctx, ref, holders(answer)...)
+			if err == nil {
+				m.spawn(func(ctx context.Context) { m.hold(ctx, got.desc.Digest, got.desc.Size) })
+				return got, nil
+			}
+			p.small.Stalled = true
+		default:
+			if got, err := m.fetchFrom(ctx, ref); err == nil {
+				return got, nil
+			}
+			return m.fetchUpstream(ctx, ref, origin)
 		}
-		got = fetched{up.Descriptor, up.Body, Upstream}
 	}
-	if err := m.cfg.Keeper.Put(ctx, got.desc, got.body); err != nil {
-		m.cfg.Log.V(1).Info("manifest not kept", "ref", ref.String(), "reason", err.Error())
-	}
-	m.learn(got.body)
-	return got, nil
 }
 
-func (m *Mirror) fetchFromMembers(ctx context.Context, ref reference.Reference) (fetched, error) {
-	if m.cfg.Members == nil || ref.Digest == "" {
+func (m *Mirror) fetchUpstream(ctx context.Context, ref reference.Reference, origin upstream.Origin) (fetched, error) {
+	up, err := m.cfg.Upstream.Manifest(ctx, ref, origin)
+	if err != nil {
+		return fetched{}, m.gone(ctx, ref, err)
+	}
+	return m.take(ctx, ref, fetched{up.Descriptor, up.Body, Upstream}), nil
+}
+
+// fetchFrom gets a manifest from some members, or from those that discovery knows to hold it if none are named.
+func (m *Mirror) fetchFrom(ctx context.Context, ref reference.Reference, members ...discovery.Member) (fetched, error) {
+	if m.cfg.Members == nil {
 		return fetched{}, content.ErrNotFound
 	}
-	desc, body, err := m.cfg.Members.Manifest(ctx, ref)
-	return fetched{desc, body, Peer}, err
+	desc, body, err := m.cfg.Members.Manifest(ctx, ref, members...)
+	if err != nil {
+		return fetched{}, err
+	}
+	return m.take(ctx, ref, fetched{desc, body, Peer}), nil
+}
+
+// take keeps a manifest that was fetched. Where the store keeps nothing, other members get it from memory for a while.
+func (m *Mirror) take(ctx context.Context, ref reference.Reference, got fetched) fetched {
+	if err := m.cfg.Keeper.Put(ctx, got.desc, got.body); err != nil {
+		m.cfg.Log.V(1).Info("manifest not kept", "ref", ref.String(), "reason", err.Error())
+		if got.desc.Size <= largestInMemory {
+			m.memory.Add(got.desc.Digest, fetched{got.desc, got.body, "memory"})
+		}
+	}
+	m.learn(got.body)
+	return got
 }
 
 // gone takes note of a failed look-up, and passes it on.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -72,6 +73,9 @@ type Config struct {
 	Flights *flight.Group
 	// Members is asked for what is not held. Nil where there are none.
 	Members *Members
+	// Coordinator agrees with the other members on who gets from upstream what all of them want. Nil where there are
+	// none.
+	Coordinator Coordinator
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
 	// Mutable tells the tags that upstream is asked for before other members, because they move. Nil is none.
@@ -110,6 +114,10 @@ type Mirror struct {
 	ctx     context.Context // What several clients wait for lives on it.
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	// unkept is until when this node is taken for one that keeps nothing, in Unix nanoseconds.
+	unkept atomic.Int64
+	// starting is held while something begins to run that no request waits for.
+	starting sync.Mutex
 }
 
 // New makes a mirror.
@@ -123,7 +131,9 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Mutable == nil {
 		cfg.Mutable = func(reference.Reference) bool { return false }
 	}
-	m := &Mirror{cfg: cfg, local: &Local{Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Blocked: cfg.Blocked, Now: cfg.Now}}
+	m := &Mirror{cfg: cfg, local: &Local{
+		Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Blocked: cfg.Blocked, Flights: cfg.Flights, Now: cfg.Now,
+	}}
 	var err error
 	if m.failures, err = lru.New[string, failure](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of failures: %w", err)
@@ -131,6 +141,7 @@ func New(cfg Config) (*Mirror, error) {
 	if m.memory, err = lru.New[digest.Digest, fetched](maxInMemory); err != nil {
 		return nil, fmt.Errorf("make memory of manifests: %w", err)
 	}
+	m.local.memory = m.memory
 	if m.sizes, err = lru.New[digest.Digest, int64](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of sizes: %w", err)
 	}
@@ -140,7 +151,7 @@ func New(cfg Config) (*Mirror, error) {
 	})
 	m.tags = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_tag_lookups_total",
-		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
+		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), shared (another member has just asked upstream), confirmed or moved or new (by upstream), stale (upstream can't be asked), failed.",
 	}, []string{"result"})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
@@ -148,7 +159,9 @@ func New(cfg Config) (*Mirror, error) {
 
 // Close ends what still runs for clients that have left, and waits for it. No request may come any more.
 func (m *Mirror) Close() {
+	m.starting.Lock()
 	m.cancel()
+	m.starting.Unlock()
 	m.running.Wait()
 }
 

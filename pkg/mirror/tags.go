@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 )
 
@@ -57,7 +59,7 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 			ctx, cancel = context.WithTimeout(ctx, confirmWithin)
 			defer cancel()
 		}
-		return m.confirm(ctx, ref, known, origin)
+		return m.agree(ctx, ref, known, origin)
 	})
 	switch {
 	case err != nil:
@@ -99,6 +101,39 @@ func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference) (conte
 		}
 		return tag, nil
 	})
+}
+
+// agree finds out what a tag means now: one member asks upstream for all that want to know at the same time.
+func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meaning, origin upstream.Origin) (fetched, error) {
+	within := m.cfg.FreshFor
+	if m.cfg.Mutable(ref) {
+		within = min(within, moment)
+	}
+	p := m.pursueTag(ref.String(), within)
+	switch what, answer := p.next(ctx); what {
+	case believe:
+		tag := content.Tag{Target: answer.Value.Target, Confirmed: answer.Value.Confirmed}
+		m.tags.WithLabelValues("shared").Inc()
+		m.setTag(ctx, ref, tag)
+		return fetched{desc: tag.Target}, nil
+	case lead:
+		l := p.lead()
+		got, err := m.confirm(ctx, ref, known, origin)
+		l.end(func(ctx context.Context) {
+			if err != nil {
+				m.tell(ctx, p.key, failed(1, err))
+				return
+			}
+			if got.body != nil {
+				m.hold(ctx, got.desc.Digest, got.desc.Size) // First, as this is what the others want next.
+			}
+			s := coordinator.Small{Announce: swarm.Announce{Size: 1, Complete: true}}
+			s.Value = &coordinator.TagValue{Target: got.desc, Confirmed: m.cfg.Now()}
+			m.tell(ctx, p.key, s)
+		})
+		return got, err
+	}
+	return m.confirm(ctx, ref, known, origin)
 }
 
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 )
 
 // What a member's answer means for who asked.
@@ -34,6 +36,31 @@ var (
 	errStalled = errors.New("no byte for too long")
 )
 
+// Busy says that a member has no upload slot free, and matches ErrBusy.
+type Busy struct {
+	// Retry is how long the member wants to be left alone; 0 where it does not say.
+	Retry time.Duration
+}
+
+func (b *Busy) Error() string { return fmt.Sprintf("%v for %v", ErrBusy, b.Retry) }
+
+// Unwrap gives ErrBusy.
+func (b *Busy) Unwrap() error { return ErrBusy }
+
+// RetryHeader is Retry-After in milliseconds: members are busy for less than the second that Retry-After can say.
+const RetryHeader = "Kioo-Retry-After-Ms"
+
+// maxRetry bounds what is believed of a member's hint.
+const maxRetry = 30 * time.Second
+
+func retryAfter(h http.Header) time.Duration {
+	if ms, err := strconv.ParseUint(h.Get(RetryHeader), 10, 31); err == nil {
+		return min(time.Duration(ms)*time.Millisecond, maxRetry)
+	}
+	s, _ := strconv.ParseUint(h.Get("Retry-After"), 10, 31) // Nothing sensible is no hint.
+	return min(time.Duration(s)*time.Second, maxRetry)
+}
+
 // ClientConfig is what a client needs.
 type ClientConfig struct {
 	Credentials *Credentials
@@ -43,6 +70,10 @@ type ClientConfig struct {
 	FirstByte time.Duration
 	// Progress is how long a body may stand still. 2 seconds by default: the rest then comes from somewhere else.
 	Progress time.Duration
+	// Member and Zone say who asks. Members share their certificates, so that this is for scheduling alone.
+	Member, Zone string
+	// BytesPerSecond caps what is read of all blobs together; 0 is no cap.
+	BytesPerSecond int64
 
 	Registerer prometheus.Registerer
 }
@@ -51,9 +82,16 @@ type ClientConfig struct {
 type Client struct {
 	http     *http.Client
 	dialer   *dialer
-	progress time.Duration
+	cfg      ClientConfig
+	limit    *rate.Limiter // Nil without a cap.
 	received prometheus.Counter
 }
+
+// Who asks is in these headers of every request.
+const (
+	MemberHeader = "Kioo-Member"
+	ZoneHeader   = "Kioo-Zone"
+)
 
 // NewClient makes a client.
 func NewClient(cfg ClientConfig) *Client {
@@ -68,9 +106,9 @@ func NewClient(cfg ClientConfig) *Client {
 	dialer := &dialer{
 		net: net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}, tls: cfg.Credentials.Client(),
 	}
-	return &Client{
-		progress: cfg.Progress,
-		dialer:   dialer,
+	c := &Client{
+		cfg:    cfg,
+		dialer: dialer,
 		http: &http.Client{
 			Transport: &http.Transport{
 				DialTLSContext:        dialer.secure,
@@ -89,7 +127,17 @@ func NewClient(cfg ClientConfig) *Client {
 			Name: "kioo_peer_downloaded_bytes_total", Help: "Bytes received from other members.",
 		}),
 	}
+	if cfg.BytesPerSecond > 0 {
+		c.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), int(max(maxRead, min(cfg.BytesPerSecond/10, 1<<30))))
+	}
+	return c
 }
+
+// maxRead is how many bytes are read at once under a bandwidth cap.
+const maxRead = 64 << 10
+
+// Zone is where this member is.
+func (c *Client) Zone() string { return c.cfg.Zone }
 
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -177,7 +225,10 @@ func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Referen
 
 // stream makes a body one that can't stand still.
 func (c *Client) stream(ctx context.Context, cancel context.CancelCauseFunc, resp *http.Response, size int64, what string) *Stream {
-	s := &Stream{body: resp.Body, size: size, cancel: cancel, ctx: ctx, progress: c.progress, received: c.received, what: what}
+	s := &Stream{
+		body: resp.Body, size: size, cancel: cancel, ctx: ctx, limit: c.limit,
+		progress: c.cfg.Progress, received: c.received, what: what,
+	}
 	s.timer = time.AfterFunc(time.Hour, s.stall)
 	s.timer.Stop() // Each read starts it: what happens between two of them is not the member's fault.
 	return s
@@ -190,22 +241,9 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 		Path:     "/v2/" + ref.Path + "/" + kind + "/" + ref.Object(),
 		RawQuery: url.Values{"ns": {ref.Registry}}.Encode(),
 	}
-	req, err := http.NewRequestWithContext(c.dialer.others(ctx, addrs), method, u.String(), nil)
+	resp, err := c.send(ctx, method, addrs, u.String(), byteRange, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err)
-	}
-	if byteRange != "" {
-		req.Header.Set("Range", byteRange)
-	}
-	resp, err := c.http.Do(req)
-	switch {
-	case err == nil:
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, context.Cause(ctx))
-	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err) // It is this node that can't.
-	default:
-		return nil, fmt.Errorf("ask %s for %s: %w: %w", addrs[0], ref, ErrDead, err)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
@@ -213,16 +251,62 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 	case http.StatusNotFound:
 		err = ErrNotHeld
 	case http.StatusTooManyRequests:
-		err = ErrBusy
+		err = &Busy{Retry: retryAfter(resp.Header)}
 	default:
 		err = fmt.Errorf("status %d", resp.StatusCode)
 	}
-	// So that the connection can be used again. A body that does not come at once is not worth it.
-	give := time.AfterFunc(drainWithin, func() { resp.Body.Close() })
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
-	give.Stop()
-	resp.Body.Close()
+	drain(resp.Body)
 	return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err)
+}
+
+// Call sends a member one of the requests beside the registry's API, at a path below /kioo/. Every answer is given as
+// it is, whatever its status; an error says that there is none, and wraps ErrDead if that is the member's doing. The
+// caller closes the body, which has no deadline but ctx's.
+func (c *Client) Call(ctx context.Context, method string, addrs []string, path string, body []byte) (*http.Response, error) {
+	u := url.URL{Scheme: "https", Host: addrs[0], Path: path}
+	resp, err := c.send(ctx, method, addrs, u.String(), "", body)
+	if err != nil {
+		return nil, fmt.Errorf("call %s%s: %w", addrs[0], path, err)
+	}
+	return resp, nil
+}
+
+// send sends a request and waits for the head of its answer.
+func (c *Client) send(ctx context.Context, method string, addrs []string, url, byteRange string, body []byte) (*http.Response, error) {
+	var in io.Reader
+	if body != nil {
+		in = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(c.dialer.others(ctx, addrs), method, url, in)
+	if err != nil {
+		return nil, err
+	}
+	if byteRange != "" {
+		req.Header.Set("Range", byteRange)
+	}
+	if c.cfg.Member != "" {
+		req.Header.Set(MemberHeader, c.cfg.Member)
+		req.Header.Set(ZoneHeader, c.cfg.Zone)
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case err == nil:
+		return resp, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, err // It is this node that can't.
+	}
+	return nil, fmt.Errorf("%w: %w", ErrDead, err)
+}
+
+// drain ends an answer that is not wanted so that its connection can be used again. A body that does not come at once
+// is not worth it.
+func drain(body io.ReadCloser) {
+	give := time.AfterFunc(drainWithin, func() { body.Close() })
+	_, _ = io.CopyN(io.Discard, body, 4<<10)
+	give.Stop()
+	body.Close()
 }
 
 // drainWithin is how long an error's body may take.
@@ -256,6 +340,8 @@ type Stream struct {
 	cancel   context.CancelCauseFunc
 	progress time.Duration
 	timer    *time.Timer
+	limit    *rate.Limiter
+	owed     int // Bytes of the last read, for which the next one waits.
 	stalled  atomic.Bool
 	received prometheus.Counter
 }
@@ -273,9 +359,16 @@ func (s *Stream) Ranged() bool { return true }
 
 // Read implements io.Reader.
 func (s *Stream) Read(p []byte) (int, error) {
+	if s.limit != nil {
+		if err := s.limit.WaitN(s.ctx, s.owed); err != nil {
+			return 0, fmt.Errorf("wait for bandwidth: %w", err)
+		}
+		p = p[:min(len(p), maxRead)]
+	}
 	s.timer.Reset(s.progress)
 	n, err := s.body.Read(p)
 	s.timer.Stop()
+	s.owed = n
 	s.received.Add(float64(n))
 	switch {
 	case err == nil || err == io.EOF:

@@ -13,9 +13,9 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/httpserver"
+	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 )
 
@@ -32,6 +32,8 @@ const (
 	// upload's turn comes several times a second, so that none looks dead to its client.
 	maxStep = 64 << 10
 	minStep = 1 << 10
+	// controlPrefix begins the paths of everything that is not the registry's API.
+	controlPrefix = "/kioo/"
 	// writeTimeout is how long a client may take to accept one step.
 	writeTimeout = time.Minute
 )
@@ -40,6 +42,10 @@ const (
 type ServerConfig struct {
 	// Handler answers with what this member holds. It never asks others.
 	Handler http.Handler
+	// Handle answers what members say to each other beside the registry's API, by patterns of http.ServeMux below
+	// /kioo/. It bounds itself: no slots and no bandwidth cap stand before it, so that control messages never wait for
+	// uploads.
+	Handle map[string]http.Handler
 	// Credentials tell members from strangers.
 	Credentials *Credentials
 	// Slots is how many uploads of blobs there are at once. More share the link among more members; fewer finish each
@@ -48,6 +54,9 @@ type ServerConfig struct {
 	// Queue is how many requests may wait for a slot, for a tenth of a second each. More are refused at once, and
 	// ask another member. 64 by default.
 	Queue int
+	// First tells of a request for a blob that it is for bytes which nobody else can send yet, so that it is served
+	// beside the slots. Nil never does.
+	First func(r *http.Request) bool
 	// BytesPerSecond caps all uploads together; 0 is no cap.
 	BytesPerSecond int64
 	// Drain is how long uploads may take to finish when the server ends. 10 seconds by default.
@@ -61,8 +70,8 @@ type ServerConfig struct {
 type Server struct {
 	cfg     ServerConfig
 	http    *httpserver.Server
-	slots   *semaphore.Weighted
-	waiting *semaphore.Weighted
+	control *http.ServeMux
+	gate    *gate
 	limit   *rate.Limiter // Nil without a cap.
 	step    int           // Bytes written at once under a cap.
 	refused prometheus.Counter
@@ -83,14 +92,17 @@ func NewServer(cfg ServerConfig) *Server {
 	factory := promauto.With(cfg.Registerer)
 	s := &Server{
 		cfg:     cfg,
-		slots:   semaphore.NewWeighted(int64(cfg.Slots)),
-		waiting: semaphore.NewWeighted(int64(cfg.Queue)),
+		control: http.NewServeMux(),
+		gate:    newGate(cfg.Slots, cfg.Queue),
 		refused: factory.NewCounter(prometheus.CounterOpts{
 			Name: "kioo_peer_uploads_refused_total", Help: "Requests of members that were sent elsewhere because all upload slots were taken.",
 		}),
 		sent: factory.NewCounter(prometheus.CounterOpts{
 			Name: "kioo_peer_uploaded_bytes_total", Help: "Bytes sent to other members.",
 		}),
+	}
+	for pattern, handler := range cfg.Handle {
+		s.control.Handle(pattern, handler)
 	}
 	if cfg.BytesPerSecond > 0 {
 		s.step = int(min(max(cfg.BytesPerSecond/int64(4*cfg.Slots), minStep), maxStep))
@@ -114,32 +126,29 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, controlPrefix) {
+		s.control.ServeHTTP(w, r)
+		return
+	}
 	w = &upload{ResponseWriter: w, ctx: r.Context(), limit: s.limit, step: s.step, sent: s.sent}
 	if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
 		s.cfg.Handler.ServeHTTP(w, r) // Small answers need no slot: they tell where to get the large ones.
 		return
 	}
-	if !s.acquire(r.Context()) {
+	member := swarm.ID(r.Header.Get(MemberHeader))
+	if member == "" {
+		member = swarm.ID(r.RemoteAddr)
+	}
+	first := s.cfg.First != nil && s.cfg.First(r)
+	if hint, ok := s.gate.enter(r.Context(), member, first); !ok {
 		s.refused.Inc()
-		w.Header().Set("Retry-After", strconv.Itoa(1))
+		w.Header().Set("Retry-After", "1") // In whole seconds, for those who do not know the other.
+		w.Header().Set(RetryHeader, strconv.FormatInt(hint.Milliseconds(), 10))
 		http.Error(w, "all upload slots are taken", http.StatusTooManyRequests)
 		return
 	}
-	defer s.slots.Release(1)
+	defer s.gate.leave(member)
 	s.cfg.Handler.ServeHTTP(w, r)
-}
-
-func (s *Server) acquire(ctx context.Context) bool {
-	if s.slots.TryAcquire(1) {
-		return true
-	}
-	if !s.waiting.TryAcquire(1) {
-		return false
-	}
-	defer s.waiting.Release(1)
-	ctx, cancel := context.WithTimeout(ctx, queueWait)
-	defer cancel()
-	return s.slots.Acquire(ctx, 1) == nil
 }
 
 // upload counts what is sent, and slows it down under a cap.

@@ -1,0 +1,184 @@
+package daemon_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/daemon"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/time/rate"
+)
+
+// slowUpstream serves one blob at a rate that all its clients share, and counts what it sends.
+type slowUpstream struct {
+	*httptest.Server
+	body   []byte
+	digest digest.Digest
+	sent   atomic.Int64
+	denied atomic.Bool // 401 to everybody.
+}
+
+func newSlowUpstream(t *testing.T, size int, bytesPerSecond float64) *slowUpstream {
+	t.Helper()
+	u := &slowUpstream{body: make([]byte, size)}
+	_, _ = rand.NewChaCha8([32]byte{byte(size), 1}).Read(u.body)
+	u.digest = digest.FromBytes(u.body)
+	limit := rate.NewLimiter(rate.Limit(bytesPerSecond), 256<<10)
+	u.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case u.denied.Load():
+			http.Error(w, "no", http.StatusUnauthorized)
+		case strings.HasSuffix(r.URL.Path, "/blobs/"+u.digest.String()):
+			http.ServeContent(&slowWriter{w, r, limit, &u.sent}, r, "", time.Time{}, strings.NewReader(string(u.body)))
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	t.Cleanup(u.Close)
+	return u
+}
+
+// copies is how often the blob has left.
+func (u *slowUpstream) copies() float64 { return float64(u.sent.Load()) / float64(len(u.body)) }
+
+type slowWriter struct {
+	http.ResponseWriter
+	r     *http.Request
+	limit *rate.Limiter
+	sent  *atomic.Int64
+}
+
+func (w *slowWriter) Write(p []byte) (written int, err error) {
+	for len(p) > 0 && err == nil {
+		step := p[:min(len(p), 32<<10)]
+		if err := w.limit.WaitN(w.r.Context(), len(step)); err != nil {
+			return written, err
+		}
+		var n int
+		n, err = w.ResponseWriter.Write(step)
+		w.sent.Add(int64(n))
+		written += n
+		p = p[n:]
+	}
+	return written, err
+}
+
+// swarmMember is one daemon of a fleet.
+type swarmMember struct {
+	*daemon.Daemon
+	stop func() error
+}
+
+// swarmOf starts members that all know each other. change, if not nil, may change the configuration of each.
+func swarmOf(t *testing.T, n int, upstream string, change func(i int, cfg *config.Config)) []swarmMember {
+	t.Helper()
+	key, first := writeKey(t), freeAddress(t)
+	var members []swarmMember
+	for i := range n {
+		address := first
+		if i > 0 {
+			address = freeAddress(t)
+		}
+		cfg := memberConfig(t, upstream, key, address, first)
+		cfg.Shutdown.Timeout = 200 * time.Millisecond // Who is stopped before its end is to look like one that died.
+		if change != nil {
+			change(i, cfg)
+		}
+		d, stop := start(t, cfg)
+		stop = sync.OnceValue(stop)
+		t.Cleanup(func() {
+			if err := stop(); err != nil {
+				t.Logf("member %d: %v", i, err)
+			}
+		})
+		members = append(members, swarmMember{d, stop})
+	}
+	for i, m := range members {
+		for deadline := time.Now().Add(20 * time.Second); m.Members() < n-1; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("member %d knows %d others", i, m.Members())
+			}
+		}
+	}
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	return members
+}
+
+// pull gets the blob through a member, and compares it.
+func (m swarmMember) pull(ctx context.Context, dgst digest.Digest) error {
+	url := "http://" + m.Addrs()[0].String() + "/v2/org/app/blobs/" + dgst.String() + "?ns=registry.example.com"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("status %d: %.300s", resp.StatusCode, body)
+	}
+	hash := sha256.New()
+	if n, err := io.Copy(hash, resp.Body); err != nil {
+		return fmt.Errorf("after %d bytes: %w", n, err)
+	}
+	if got := digest.NewDigest(digest.SHA256, hash); got != dgst {
+		return fmt.Errorf("got %s", got)
+	}
+	return nil
+}
+
+// pullAll has members get the blob at once, and gives how long each took. Failures are the test's.
+func pullAll(t *testing.T, members []swarmMember, dgst digest.Digest) (slowest time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var (
+		group sync.WaitGroup
+		began = time.Now()
+		took  = make([]time.Duration, len(members))
+	)
+	for i, m := range members {
+		group.Go(func() {
+			if err := m.pull(ctx, dgst); err != nil {
+				t.Errorf("member %d: %v", i, err)
+			}
+			took[i] = time.Since(began)
+		})
+	}
+	group.Wait()
+	for _, d := range took {
+		slowest = max(slowest, d)
+	}
+	t.Logf("took %v", took)
+	return slowest
+}
+
+const (
+	swarmBlob = 32 << 20
+	swarmRate = 16 << 20
+)
+
+// TestSwarmGetsOneCopy has members get a new blob at the same instant: upstream sends it about once.
+func TestSwarmGetsOneCopy(t *testing.T) {
+	upstream := newSlowUpstream(t, swarmBlob, swarmRate)
+	members := swarmOf(t, 8, upstream.URL, nil)
+	took := pullAll(t, members, upstream.digest)
+	t.Logf("%.2f copies from upstream in %v", upstream.copies(), took)
+	if upstream.copies() > 1.15 {
+		t.Errorf("upstream sent %.2f copies", upstream.copies())
+	}
+}
