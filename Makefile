@@ -13,6 +13,8 @@ IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
 PKG        ?= ./...
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
+# Flags for make simulate, for instance -full, or -nodes 500 -zones 3.
+SIMULATE   ?=
 # How long each fuzz target runs.
 FUZZTIME   ?= 10s
 
@@ -46,6 +48,10 @@ test: ## Run all tests, with the race detector where there is a C compiler
 bench: ## Measure the mirror against nginx and against pulling directly
 	@hack/tools.sh nginx
 	@go run ./hack/bench
+
+.PHONY: simulate
+simulate: ## Let up to 1000 simulated nodes pull a blob, and compare with the limit; SIMULATE=-help tells more
+	@go run ./hack/simulate $(SIMULATE)
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck, go.mod and the house rules

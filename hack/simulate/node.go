@@ -58,9 +58,6 @@ func newNode(w *world, i int) *node {
 		hears:   make(map[swarm.ID]bool), followed: make(map[swarm.ID]bool)}
 }
 
-// complete makes it a holder that takes no part by itself.
-func (n *node) complete() { n.whole, n.ended = true, 0 }
-
 func (n *node) begin(w *world) {
 	if n.gone {
 		return
@@ -80,7 +77,6 @@ func (n *node) tick(w *world) {
 	now := w.time()
 	for _, t := range slices.Clone(n.out) {
 		if !t.deadline.After(now) && !t.over {
-			w.timeouts++
 			n.giveUp(w, t)
 			n.do(w, n.load.TimedOut(now, t.from.id, t.piece))
 		}
@@ -130,10 +126,10 @@ func (n *node) answered(w *world, a swarm.Assignment) {
 
 // holding is what discovery knows.
 func (w *world) holding() (out []swarm.Neighbour) {
-	for _, n := range w.nodes[w.scenario.nodes:] {
+	for _, n := range w.complete[max(0, len(w.complete)-16):] {
 		out = append(out, swarm.Neighbour{Member: n.id, Zone: n.zone})
 	}
-	return out[:min(len(out), 16)]
+	return out
 }
 
 // do carries actions out.
@@ -171,7 +167,7 @@ func (n *node) do(w *world, actions []swarm.Action) {
 	if n.load.Complete() && n.ended == 0 {
 		n.ended = w.now
 		n.whole = true
-		w.loading--
+		w.settled(n)
 		w.complete = append(w.complete, n)
 	}
 }
@@ -234,7 +230,7 @@ func (n *node) die(w *world, silent bool) {
 		return
 	}
 	n.gone = true
-	w.loading--
+	w.settled(n)
 	if n.reading != nil {
 		n.reading.close(w)
 	}

@@ -25,7 +25,6 @@ func (w *world) length(piece int) int64 {
 func (n *node) request(w *world, r swarm.Request) {
 	t := &transfer{from: w.byID[r.Member], to: n, piece: r.Piece, deadline: r.Deadline}
 	n.out = append(n.out, t)
-	w.requests++
 	w.queue.push(w.now+int64(w.latency), t)
 }
 
@@ -44,7 +43,6 @@ func (t *transfer) happen(w *world) {
 	case swarm.Queue:
 		t.from.waiting = append(t.from.waiting, t)
 	case swarm.Refuse:
-		w.refusals++
 		w.after(w.latency, func(w *world) {
 			if !t.over && !t.to.gone {
 				t.end()
@@ -65,9 +63,6 @@ func (n *node) serve(w *world, t *transfer) {
 			}
 			w.crossing(t.from, t.to, length)
 			t.end()
-			if t.to.load.Have().Has(t.piece) {
-				w.wasted += length
-			}
 			t.to.do(w, t.to.load.Arrived(w.time(), t.from.id, t.piece))
 		}}
 	w.start(t.flow)
@@ -104,7 +99,6 @@ func (n *node) giveUp(w *world, t *transfer) {
 			from.waiting = slices.Delete(from.waiting, i, i+1)
 			from.uploads.Abandon(n.id)
 		} else if t.flow != nil && !t.flow.stopped {
-			w.wasted += w.length(t.piece) - t.flow.left
 			w.stop(t.flow)
 		}
 	})

@@ -16,6 +16,7 @@ type scenario struct {
 	rate     float64 // Bytes per second of each node's uplink and downlink.
 	upstream float64 // Bytes per second of upstream, for all members together.
 	seed     uint64
+	note     string
 
 	holders    int           // How many more nodes have the blob at the start.
 	zones      int           // Nodes are in these in turn.
@@ -48,9 +49,8 @@ type world struct {
 	loading  int
 	complete []*node
 
-	announces, haves, requests, refusals, timeouts int
-	wasted                                         int64 // Bytes that came twice.
-	crossed                                        map[string]int64
+	announces, haves int
+	crossed          map[string]int64
 }
 
 // outcome is what a run showed.
@@ -62,8 +62,6 @@ type outcome struct {
 	crossing          float64       // Copies that the zone that got most of them got from other zones.
 	fast              time.Duration // When the last node that is not slow was done.
 	unfinished        int
-	retries           float64 // Refused and late requests for each one that was served.
-	wasted            float64 // Copies that came twice, for each node.
 }
 
 func newWorld(s scenario) *world {
@@ -77,14 +75,17 @@ func newWorld(s scenario) *world {
 		w.nodes = append(w.nodes, n)
 		w.byID[n.id] = n
 		if i >= s.nodes {
-			n.complete()
+			n.whole = true
+			w.complete = append(w.complete, n)
 			continue
 		}
-		w.loading++
 		if float64(i) < s.slow*float64(s.nodes) {
 			n.slow = true
 			n.up.rate *= s.slowness
 			n.down.rate *= s.slowness
+		}
+		if w.matters(n) {
+			w.loading++
 		}
 		w.after(time.Duration(w.rand.Int64N(int64(s.jitter)+1)), n.begin)
 	}
@@ -100,6 +101,15 @@ func newWorld(s scenario) *world {
 		w.after(half, func(w *world) { w.dead = 1 })
 	}
 	return w
+}
+
+// matters tells whether a run goes on until a node is done: not for those that are slower than is worth waiting for.
+func (w *world) matters(n *node) bool { return !n.slow || w.slowness >= 0.1 }
+
+func (w *world) settled(n *node) {
+	if w.matters(n) {
+		w.loading--
+	}
 }
 
 func (w *world) tracker() *swarm.Tracker { return w.trackers[min(w.dead, len(w.trackers)-1)] }
@@ -187,8 +197,6 @@ func (w *world) outcome() outcome {
 	for _, bytes := range w.crossed {
 		o.crossing = max(o.crossing, float64(bytes)/float64(w.size))
 	}
-	o.retries = float64(w.refusals+w.timeouts) / float64(max(1, w.requests))
-	o.wasted = float64(w.wasted) / float64(w.size) / n
 	return o
 }
 

@@ -59,6 +59,7 @@ type member struct {
 	upstream   Upstream
 	sequential bool
 	stalled    bool
+	joined     time.Time
 	seen       time.Time
 
 	leases   []*lease
@@ -103,7 +104,7 @@ func (b *blob) cut(layout Layout) {
 func (b *blob) small() bool { return len(b.copies) == 1 }
 
 func (b *blob) add(now time.Time, a Announce) *member {
-	m := &member{id: a.Member, zone: a.Zone, index: len(b.order), seen: now, measured: now}
+	m := &member{id: a.Member, zone: a.Zone, index: len(b.order), joined: now, seen: now, measured: now}
 	b.members[m.id] = m
 	b.order = append(b.order, m)
 	return m

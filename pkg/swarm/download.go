@@ -15,6 +15,8 @@ const (
 	mostPeers = degree + farLinks
 	// mostFollowers is how many may listen to us.
 	mostFollowers = 4 * degree
+	// enoughPeers is how many of those that the coordinator names suffice to leave the others.
+	enoughPeers = degree - farLinks
 	// fewPeers is the number of neighbours below which complete holders are made neighbours too.
 	fewPeers = 4
 	// stallAfter is for how long nothing comes before the coordinator is asked for another way.
@@ -71,6 +73,7 @@ type peer struct {
 	linked  bool // Connect was said, and it is not lost.
 	hears   bool // We hear from it.
 	listed  bool // The coordinator names it.
+	parting bool // Nothing more is asked of it, and then it is left.
 	follows bool // It hears us.
 	has     Pieces
 	claims  map[int]Hash // Hashes that differ from what others told.
@@ -133,6 +136,7 @@ func (d *Download) Tick(now time.Time) []Action {
 	d.ticked = now
 	d.overdue(now)
 	d.flushLater(now)
+	d.part()
 	d.pick(now)
 	if d.Stalled(now) {
 		if now.Sub(d.complained) > stallAfter {
@@ -165,11 +169,20 @@ func (d *Download) Assigned(now time.Time, a Assignment) []Action {
 	for _, n := range a.Neighbours {
 		d.connect(now, n)
 	}
+	listed := 0
 	for _, p := range d.order {
 		if p.linked {
 			listen++
+			if p.listed {
+				listed++
+			}
 		}
 	}
+	for _, p := range d.order {
+		// The coordinator has given it others, and us. If we all kept whom we know, some would have too many.
+		p.parting = p.linked && !p.listed && listed >= enoughPeers
+	}
+	d.part()
 	stalled := d.Stalled(now)
 	for _, id := range a.Holders {
 		own := slices.ContainsFunc(d.leases, func(l Lease) bool { return l.From != "" })
@@ -214,6 +227,16 @@ func (d *Download) connect(now time.Time, n Neighbour) {
 	d.do(Connect{Neighbour: n})
 }
 
+// part leaves those that are to be left and owe us nothing.
+func (d *Download) part() {
+	for _, p := range slices.Clone(d.order) {
+		if p.parting && p.linked && p.out == 0 {
+			d.do(Disconnect{Member: p.Member})
+			d.forget(p)
+		}
+	}
+}
+
 func (d *Download) meet(n Neighbour) *peer {
 	p := d.peers[n.Member]
 	if p == nil {
@@ -229,7 +252,7 @@ func (d *Download) forget(p *peer) {
 	for piece := range p.has.All {
 		d.lacks(p, piece)
 	}
-	p.has, p.claims, p.linked, p.hears = Pieces{}, nil, false, false
+	p.has, p.claims, p.linked, p.hears, p.parting = Pieces{}, nil, false, false, false
 	for i := len(d.out) - 1; i >= 0; i-- {
 		if d.out[i].from == p {
 			d.unask(i)
@@ -274,8 +297,10 @@ func (d *Download) ban(now time.Time, id ID, long time.Duration) {
 func (d *Download) Connected(now time.Time, member ID) []Action {
 	if p := d.peers[member]; p != nil && p.linked {
 		p.hears = true
+		d.pick(now)
+	} else {
+		d.do(Disconnect{Member: member}) // It took so long that we have others.
 	}
-	d.pick(now)
 	return d.flush()
 }
 

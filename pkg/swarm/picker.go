@@ -42,7 +42,7 @@ func (p *peer) ready(now time.Time) bool {
 	if p.fails > 0 {
 		most = 1
 	}
-	return p.hears && p.out < most && !p.pause.After(now)
+	return p.hears && !p.parting && p.out < most && !p.pause.After(now)
 }
 
 // rarest chooses a piece to ask for among those that somebody has who may be asked: the one that fewest neighbours

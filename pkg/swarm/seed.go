@@ -10,7 +10,7 @@ const (
 	// showing is how many pieces a follower has been shown that nobody has told of yet.
 	showing = 4
 	// showAgain is after how long at least a piece that was shown to one is told to all: it may be gone, or slow.
-	showAgain = time.Second
+	showAgain = 500 * time.Millisecond
 	// farDelay is for how long other zones are not told of what they are to get from the few that were shown it.
 	farDelay = 3 * time.Second
 )
