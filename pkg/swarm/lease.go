@@ -111,7 +111,7 @@ func (b *blob) mayGoUpstream(now time.Time, m *member) bool {
 // grant gives a member leases, if there is something to fetch and it is its turn.
 func (b *blob) grant(now time.Time, m *member, holders []Neighbour) {
 	loaders := len(b.order) - len(b.complete)
-	if m.complete || len(m.leases) >= leaseDepth || m.retry.After(now) && loaders > 1 {
+	if m.complete || len(m.leases) >= leaseDepth || m.lapsed.After(now) && !b.idle() {
 		return
 	}
 	if len(holders) > 0 && loaders <= len(holders) && m.have.Count() == 0 && len(m.leases) == 0 {
