@@ -272,7 +272,8 @@ func (b *blob) needs(m *member) time.Duration {
 	return time.Duration(min(left/m.rate, 3600) * float64(time.Second))
 }
 
-// rescue gives a member that gets nothing a lease out of turn: of what nobody has if there is such, else of what it needs.
+// rescue gives a member that gets nothing a lease out of turn: of what nobody has, if there is such, else of what it
+// needs.
 func (b *blob) rescue(now time.Time, m *member, holders []Neighbour) {
 	if !m.stalled || m.complete || len(m.leases) > 0 || len(holders) == 0 && m.upstream >= Refused {
 		return
