@@ -6,8 +6,8 @@ import (
 )
 
 // link is one direction of a node's connection: an uplink sends a chunk of each flow in turn, a downlink takes chunks
-// first come, first served. A flow has a few chunks on their way at most, so that an uplink does not send into a downlink
-// that is behind, but sends for others meanwhile. That shares links about as TCP does, at three events a chunk.
+// first come, first served. A flow has a few chunks on their way at most, so that an uplink does not send into a
+// downlink that is behind, but sends for others meanwhile. That shares links about as TCP does.
 type link struct {
 	rate  float64 // Bytes per second.
 	flows []*flow // Of an uplink, in the order of their turns.

@@ -42,7 +42,7 @@ type (
 	Fetch struct{ Lease Lease }
 	// Release is a range that is no longer ours: all of what Fetch gave, or a part. What is being read ends at its start.
 	Release struct{ Lease Lease }
-	// Tell tells a neighbour that follows us of pieces that we have. Haves may be shared with others: it is not to be changed.
+	// Tell tells a neighbour that follows us of pieces that we have. Haves may be shared: it is not to be changed.
 	Tell struct {
 		Member ID
 		Haves  []Have

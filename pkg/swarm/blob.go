@@ -67,7 +67,8 @@ type member struct {
 	measured time.Time
 	rate     float64   // Bytes per second from its leases; 0 while unknown.
 	progress time.Time // When its leases last brought anything, or were granted.
-	retry    time.Time // Until then it gets no lease, because the last one failed.
+	retry    time.Time // Until then it is not sent upstream, because upstream failed.
+	lapsed   time.Time // Until then others go first, because its leases brought nothing.
 	again    time.Duration
 
 	grant   ID // For blobs of one piece: the holder that it was sent to.
@@ -143,7 +144,7 @@ func (b *blob) sweep(now time.Time) {
 				b.suspect(now, l.from)
 			}
 			b.dropLeases(m)
-			m.retry = now.Add(2 * b.cfg.Patience)
+			m.lapsed = now.Add(2 * b.cfg.Patience)
 			b.change()
 		}
 	}
@@ -190,8 +191,8 @@ func (b *blob) update(now time.Time, m *member, a Announce) {
 		b.change()
 	}
 	have := a.Have.within(b.layout.Pieces())
-	if a.Size >= 0 && a.Size != b.size || a.Complete {
-		have = Pieces{} // Pieces of another size are of another blob; and a complete member is a holder.
+	if a.Complete {
+		have = Pieces{} // It is a holder, which counts apart.
 	}
 	b.measure(now, m, have, a)
 	b.setHave(m, have)

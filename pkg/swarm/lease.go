@@ -111,7 +111,7 @@ func (b *blob) mayGoUpstream(now time.Time, m *member) bool {
 // grant gives a member leases, if there is something to fetch and it is its turn.
 func (b *blob) grant(now time.Time, m *member, holders []Neighbour) {
 	loaders := len(b.order) - len(b.complete)
-	if m.complete || len(m.leases) >= leaseDepth || m.retry.After(now) && loaders > 1 {
+	if m.complete || len(m.leases) >= leaseDepth || m.lapsed.After(now) && !b.idle() {
 		return
 	}
 	if len(holders) > 0 && loaders <= len(holders) && m.have.Count() == 0 && len(m.leases) == 0 {
@@ -272,7 +272,8 @@ func (b *blob) needs(m *member) time.Duration {
 	return time.Duration(min(left/m.rate, 3600) * float64(time.Second))
 }
 
-// rescue gives a member that gets nothing a lease out of turn: of what nobody has if there is such, else of what it needs.
+// rescue gives a member that gets nothing a lease out of turn: of what nobody has, if there is such, else of what it
+// needs.
 func (b *blob) rescue(now time.Time, m *member, holders []Neighbour) {
 	if !m.stalled || m.complete || len(m.leases) > 0 || len(holders) == 0 && m.upstream >= Refused {
 		return

@@ -130,7 +130,7 @@ func (d *Download) best(now time.Time, piece int, but *peer) (best *peer) {
 	return best
 }
 
-// consider asks for a piece that a neighbour has just told of. All others that could be asked for are asked for already.
+// consider asks for a piece that a neighbour has just told of. What else could be asked for has been.
 func (d *Download) consider(now time.Time, p *peer, piece int) {
 	if len(d.out) >= mostRequests || !p.ready(now) || d.have.Has(piece) || d.asked.Has(piece) || d.mine.Has(piece) {
 		return

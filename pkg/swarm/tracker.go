@@ -67,6 +67,10 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 		return Assignment{Size: b.size, Again: announceEvery}
 	}
 	m := b.members[a.Member]
+	if b.size >= 0 && a.Size >= 0 && a.Size != b.size {
+		b.remove(now, m) // Its pieces are others. Who is wrong about the size shows when it is done.
+		return Assignment{Size: b.size, NoSource: true, Again: announceEvery}
+	}
 	if m == nil {
 		if len(b.order) >= t.cfg.Members {
 			given := holders[:min(len(holders), maxHolders)]
