@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -169,7 +170,7 @@ func pullAll(t *testing.T, members []swarmMember, dgst digest.Digest) (slowest t
 
 const (
 	swarmBlob = 32 << 20
-	swarmRate = 16 << 20
+	swarmRate = 8 << 20
 )
 
 // TestSwarmGetsOneCopy has members get a new blob at the same instant: upstream sends it about once.
@@ -181,4 +182,37 @@ func TestSwarmGetsOneCopy(t *testing.T) {
 	if upstream.copies() > 1.15 {
 		t.Errorf("upstream sent %.2f copies", upstream.copies())
 	}
+}
+
+// TestSwarmAcrossZones has two zones get a blob: each gets about what the other fetched, and once.
+func TestSwarmAcrossZones(t *testing.T) {
+	upstream := newSlowUpstream(t, swarmBlob/2, swarmRate/2)
+	members := swarmOf(t, 4, upstream.URL, func(i int, cfg *config.Config) { cfg.Peers.Zone = []string{"a", "b"}[i%2] })
+	pullAll(t, members, upstream.digest)
+	var far, near float64
+	for _, m := range members {
+		far += m.metric(t, "kioo_flight_cross_zone_bytes_total") / swarmBlob * 2
+		near += m.metric(t, `kioo_flight_bytes_total{source="peer"}`) / swarmBlob * 2
+	}
+	t.Logf("%.2f copies from upstream, %.2f between members, %.2f of them across zones", upstream.copies(), near, far)
+	if far == 0 || far > 2 || near < 2.5 || near > 4 || upstream.copies() > 1.5 {
+		t.Error("that is not about one from upstream, three between members, and one across zones")
+	}
+}
+
+// metric reads a counter of a member.
+func (m swarmMember) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	_, body := get(t, "http://"+m.MetricsAddr().String()+"/metrics")
+	for line := range strings.Lines(body) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }

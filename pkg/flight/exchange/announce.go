@@ -95,15 +95,12 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 		a.due = now
 		return
 	case err != nil && a.last == nil:
-		p.x.announced(err)
 		p.leave(fmt.Errorf("announce: %w", err))
 		return
 	case err != nil:
-		p.x.announced(err)
 		p.log.V(1).Info("coordinator does not answer", "reason", err.Error())
 		return
 	}
-	p.x.announced(nil)
 	a.last = &answer
 	if answer.Again > 0 {
 		a.due = now.Add(min(answer.Again, 5*announceEvery))
