@@ -223,3 +223,21 @@ func (m swarmMember) metric(t *testing.T, name string) float64 {
 	t.Fatalf("no metric %s", name)
 	return 0
 }
+
+// TestSwarmOneHolder has members get what one of them holds: all come from it, and upstream sends nothing.
+func TestSwarmOneHolder(t *testing.T) {
+	for _, size := range []int{1 << 20, swarmBlob / 2} { // As one piece, and as many. Nobody knows the size beforehand.
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			upstream := newSlowUpstream(t, size, 4*swarmRate)
+			members := swarmOf(t, 4, upstream.URL, nil)
+			pullAll(t, members[:1], upstream.digest)
+			first := upstream.copies()
+			pullAll(t, members[1:2], upstream.digest) // Alone: one read of the holder.
+			pullAll(t, members[2:], upstream.digest)
+			t.Logf("%.2f copies from upstream for the first, %.2f for all", first, upstream.copies())
+			if first > 1.1 || upstream.copies() > 1.6 {
+				t.Error("upstream sent more than about one copy")
+			}
+		})
+	}
+}
