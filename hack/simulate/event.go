@@ -47,7 +47,8 @@ func (q *queue) pop() event {
 		if child >= n {
 			break
 		}
-		for c := child + 1; c < min(child+4, n); c++ {
+		last := min(child+4, n)
+		for c := child + 1; c < last; c++ {
 			if q.events[c].before(q.events[child]) {
 				child = c
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -91,5 +92,22 @@ func TestTable(t *testing.T) {
 	}
 	if err := run([]string{"-nodes", "many"}, &out); err == nil {
 		t.Error("nonsense is accepted")
+	}
+}
+
+func TestQueueIsInOrder(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	var q queue
+	var last event
+	for range 20000 {
+		if len(q.events) == 0 || r.IntN(5) < 3 {
+			q.push(last.at+r.Int64N(50), call(nil))
+			continue
+		}
+		e := q.pop()
+		if e.before(last) {
+			t.Fatalf("%d comes after %d", e.at, last.at)
+		}
+		last = e
 	}
 }

@@ -176,8 +176,9 @@ func (d *Download) Assigned(now time.Time, a Assignment) []Action {
 		}
 	}
 	for _, p := range d.order {
-		// The coordinator has given it others, and us. If we all kept whom we know, some would have too many.
-		p.parting = p.linked && !p.listed && listed >= enoughPeers
+		// The coordinator has given it others, and us. If we all kept whom we know, some would have too many. It names none
+		// that have the whole blob either, but those are worth keeping.
+		p.parting = p.linked && !p.listed && listed >= enoughPeers && p.has.count < d.n
 	}
 	d.part()
 	// Complete holders feed the swarm by leases. Who asks them for pieces takes away from that, and so nobody does but

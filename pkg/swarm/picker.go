@@ -261,6 +261,12 @@ func (d *Download) got(now time.Time, piece int, from *peer) {
 		d.ended = d.Complete()
 		d.do(Report{})
 	}
+	if d.Complete() {
+		// The coordinator names us no more, and who leaves us should know what we have.
+		for piece := range d.seeds[0].hidden.Clone().All {
+			d.reveal(d.seeds[0], piece)
+		}
+	}
 	d.hangUp()
 }
 

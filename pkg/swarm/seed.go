@@ -130,9 +130,13 @@ func (d *Download) least(zone string, piece int) (to *peer) {
 		if !p.follows || p.Zone != zone || p.shown >= showing || p.has.Has(piece) {
 			continue
 		}
-		if p.shown < least {
-			to, least, equals = p, p.shown, 1
-		} else if p.shown == least {
+		rank := p.shown
+		if !p.hears {
+			rank += showing // It could not tell us that it has the piece.
+		}
+		if rank < least {
+			to, least, equals = p, rank, 1
+		} else if rank == least {
 			if equals++; d.cfg.Rand.IntN(equals) == 0 {
 				to = p
 			}
