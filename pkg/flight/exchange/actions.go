@@ -32,7 +32,8 @@ func (p *party) do(now time.Time, actions []swarm.Action) {
 	}
 }
 
-// later does what the picker makes of something that has just been found out, but not before the actions at hand are done.
+// later does what the picker makes of something that has just been found out, but not before the actions at hand are
+// done.
 func (p *party) later(event func(now time.Time) []swarm.Action) {
 	p.work.Go(func() {
 		p.post(func(now time.Time) { p.do(now, event(now)) })

@@ -95,15 +95,12 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 		a.due = now
 		return
 	case err != nil && a.last == nil:
-		p.x.announced(err)
 		p.leave(fmt.Errorf("announce: %w", err))
 		return
 	case err != nil:
-		p.x.announced(err)
 		p.log.V(1).Info("coordinator does not answer", "reason", err.Error())
 		return
 	}
-	p.x.announced(nil)
 	a.last = &answer
 	if answer.Again > 0 {
 		a.due = now.Add(min(answer.Again, 5*announceEvery))
@@ -128,12 +125,20 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 		a.due = a.began.Add(announceEvery / 4)
 		return
 	}
-	p.follow(now, answer.Leases)
+	p.follow(now, p.leasesOf(&answer))
 	if p.download == nil {
 		p.engage(now)
 	} else {
 		p.do(now, p.download.Assigned(now, answer.Assignment))
 	}
+}
+
+// leasesOf gives what an answer has us read. Of what is one piece, or of unknown size, holders are told without leases.
+func (p *party) leasesOf(answer *coordinator.Answer) []swarm.Lease {
+	if len(answer.Leases) > 0 || len(answer.Holders) == 0 || p.size >= 0 && p.layout.Pieces() > 1 {
+		return answer.Leases
+	}
+	return []swarm.Lease{{End: p.size, From: answer.Holders[0]}}
 }
 
 // learns is for how long a coordinator may know less than we do.

@@ -70,9 +70,8 @@ type Exchange struct {
 	guided  map[digest.Digest]bool // Flights that the coordinator knows of, until they have landed.
 	closed  bool
 
-	announces *prometheus.CounterVec
-	requests  *prometheus.CounterVec
-	leases    *prometheus.CounterVec
+	requests *prometheus.CounterVec
+	leases   *prometheus.CounterVec
 }
 
 const (
@@ -98,9 +97,6 @@ func New(cfg Config) (*Exchange, error) {
 	x.buffers.New = func() any { return new([copyBuffer]byte) }
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	factory := promauto.With(cfg.Registerer)
-	x.announces = factory.NewCounterVec(prometheus.CounterOpts{
-		Name: "kioo_swarm_announces_total", Help: "Announces of flights to coordinators, by result: answered or failed.",
-	}, []string{"result"})
 	x.requests = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_swarm_requests_total", Help: "Pieces asked of neighbours, by result: arrived, refused, late, lost, wrong or cancelled.",
 	}, []string{"result"})
@@ -195,17 +191,10 @@ func (x *Exchange) Landed(dgst digest.Digest, size int64, held bool) {
 		ctx, cancel := context.WithTimeout(x.ctx, lastWord)
 		defer cancel()
 		a := swarm.Announce{Member: x.cfg.Self, Zone: x.cfg.Zone, Size: size, Complete: held, Leaving: !held}
-		_, err := x.cfg.Announcer.Announce(ctx, dgst.String(), a)
-		x.announced(err)
+		if _, err := x.cfg.Announcer.Announce(ctx, dgst.String(), a); err != nil {
+			x.cfg.Log.V(1).Info("coordinator does not hear of the end", "digest", dgst, "reason", err.Error())
+		}
 	})
-}
-
-func (x *Exchange) announced(err error) {
-	if err != nil {
-		x.announces.WithLabelValues("failed").Inc()
-		return
-	}
-	x.announces.WithLabelValues("answered").Inc()
 }
 
 // Close ends the streams of other members and returns when the last announce has ended. Flights that are guided go on

@@ -10,7 +10,8 @@ import (
 )
 
 // The stream on which a member tells what it has is a sequence of frames. Each begins with a byte that says what it
-// is; only frameHaves has more: the number of pieces, and for each of them its index and its hash. Numbers are big-endian.
+// is; only frameHaves has more: the number of pieces, and for each of them its index and its hash. Numbers are
+// big-endian.
 const (
 	frameAlive byte = iota // Nothing new.
 	frameHaves

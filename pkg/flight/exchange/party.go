@@ -212,7 +212,7 @@ func (p *party) engage(now time.Time) {
 // company tells whether there is anybody to exchange pieces with.
 func (p *party) company() bool {
 	last := p.announce.last
-	return len(p.followers) > 0 || last != nil && (len(last.Neighbours) > 0 || len(last.Leases) == 0 && len(last.Holders) > 0)
+	return len(p.followers) > 0 || last != nil && (len(last.Neighbours) > 0 || len(p.leasesOf(last)) == 0 && len(last.Holders) > 0)
 }
 
 // member gives what is known of a member.
