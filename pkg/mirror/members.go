@@ -90,7 +90,9 @@ func (m *Members) blame(member discovery.Member, ref reference.Reference, err er
 }
 
 // Blame remembers that a member sent wrong bytes of something, so that it is not asked for it for a while.
-func (m *Members) Blame(member discovery.Member, ref reference.Reference, err error) { m.blame(member, ref, err) }
+func (m *Members) Blame(member discovery.Member, ref reference.Reference, err error) {
+	m.blame(member, ref, err)
+}
 
 // failed takes note of a member that could not give what it said it had.
 func (m *Members) failed(member discovery.Member, ref reference.Reference, err error) {
