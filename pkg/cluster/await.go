@@ -12,8 +12,8 @@ import (
 // awaitEvery is the time between two looks at what is waited for.
 const awaitEvery = time.Second
 
-// AwaitDaemonSet waits until a DaemonSet's pods are ready on all nodes. The error of a wait that ctx ended says how many
-// lack.
+// AwaitDaemonSet waits until a DaemonSet's pods are ready on all nodes. The error of a wait that ctx ended says how
+// many lack.
 func AwaitDaemonSet(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
 	state := "the API has not answered"
 	for {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// misconfigurations are what an operator may get wrong on a node, each with what kioo check calls it. The scripts change
-// files below /etc/containerd, which are put back afterwards; containerd is not restarted.
+// misconfigurations are what an operator may get wrong on a node, each with what kioo check calls it. The scripts
+// change files below /etc/containerd, which are put back afterwards; containerd is not restarted.
 var misconfigurations = []struct{ name, script, want string }{
 	{"another config_path", `printf '[plugins."io.containerd.grpc.v1.cri".registry]\n  config_path = "/etc/other"\n' >>config.toml`, "config-path-elsewhere"},
 	{"two directories", `sed -i s/discard_unpacked_layers.*// config.toml

@@ -90,6 +90,7 @@ func (s *suite) testTogether(t *testing.T) {
 	if copies > upstreamCopies || sent < img.size {
 		t.Errorf("upstream sent the layers %.2f times to %d nodes, expected about once", copies, len(s.nodes))
 	}
+	defer s.kubectl(t, "delete", "deployment", "together")
 	if direct > 0 {
 		t.Errorf("containerd went to upstream itself %d times", direct)
 	}
@@ -97,7 +98,6 @@ func (s *suite) testTogether(t *testing.T) {
 	if counted < 0.98*float64(all) || counted > 1.02*float64(all) {
 		t.Errorf("the mirrors count %.0f bytes from upstream, which sent %d", counted, all)
 	}
-	s.kubectl(t, "delete", "deployment", "together")
 }
 
 // testUpstreamDown starts pods while upstream is down, on nodes that never had the image. What the first node has of it

@@ -79,8 +79,8 @@ func TestE2E(t *testing.T) {
 		{"uninstall", s.testUninstall},
 	}
 	for _, p := range parts {
-		if !t.Run(p.name, p.run) {
-			break // What follows builds on it.
+		if !t.Run(p.name, p.run) && p.name == "install" {
+			break // There is nothing to look at.
 		}
 	}
 }
