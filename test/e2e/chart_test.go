@@ -16,6 +16,44 @@ func (s *suite) testChart(t *testing.T) {
 	s.must(t, s.helm, "lint", "--strict", chart, "--kube-version", kubeVersion)
 	t.Run("schema", s.testSchema)
 	t.Run("deploy", s.testDeploy)
+	t.Run("documentation", testDocumentation)
+}
+
+// testDocumentation looks whether the chart's page has each value with its comment; make chart writes it.
+func testDocumentation(t *testing.T) {
+	values, err := os.ReadFile(filepath.Join(chart, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(chart, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var path, comment []string
+	n := 0
+	for _, line := range strings.Split(string(values), "\n") {
+		text := strings.TrimLeft(line, " ")
+		depth := (len(line) - len(text)) / 2
+		if said, ok := strings.CutPrefix(text, "# "); ok {
+			comment = append(comment, strings.TrimPrefix(said, "-- "))
+			continue
+		}
+		key, _, ok := strings.Cut(text, ":")
+		if ok && len(comment) > 0 {
+			path = append(path[:depth:depth], key)
+			row := "| " + strings.Join(path, ".") + " |"
+			if i := strings.Index(string(page), row); i < 0 || !strings.Contains(strings.SplitN(string(page)[i:], "\n", 2)[0], strings.Join(comment, " ")) {
+				t.Errorf("README.md does not say of %s what values.yaml does: run make chart", strings.Join(path, "."))
+			}
+			n++
+		} else if ok && depth <= len(path) && !strings.HasPrefix(text, "-") {
+			path = append(path[:depth:depth], key)
+		}
+		comment = nil
+	}
+	if n < 40 {
+		t.Errorf("only %d values have a comment", n)
+	}
 }
 
 // testSchema shows what is refused, and with which words.
@@ -58,8 +96,6 @@ func (s *suite) testDeploy(t *testing.T) {
 
 // testDryRun has the API server look at what each preset gives, and at the plain manifests.
 func (s *suite) testDryRun(t *testing.T) {
-	s.kubectl(t, "create", "namespace", namespace)
-	s.kubectl(t, "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged")
 	dryRun := func(what, manifests string) {
 		args := s.kubectlArgs("apply", "--dry-run=server", "--validate=strict", "-f", "-")
 		if out, err := s.command(t.Context(), manifests, "docker", args...); err != nil {

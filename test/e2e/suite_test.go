@@ -132,6 +132,8 @@ func (s *suite) start(t *testing.T) {
 	s.must(t, s.kind, "load", "image-archive", archive, "--name", s.cluster)
 	s.startUpstream(t)
 	s.kubectl(t, "taint", "node", s.nodes[0], "node-role.kubernetes.io/control-plane-")
+	s.kubectl(t, "create", "namespace", namespace)
+	s.kubectl(t, "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged")
 }
 
 // buildImage makes the image as make image does, for this machine's architecture alone.
