@@ -55,6 +55,7 @@ lint: ## Check format, vet, staticcheck, go.mod and the house rules
 	@go vet ./...
 	@$(STATICCHECK) ./...
 	@go mod tidy -diff
+	@cd test/e2e && go vet ./... && go mod tidy -diff
 	@go test ./hack/arch
 
 .PHONY: check
