@@ -111,7 +111,7 @@ func (s *suite) testUpstreamDown(t *testing.T) {
 	for _, l := range img.layers {
 		eventually(t, time.Minute, "containerd discards layer "+l.String(), func() bool {
 			s.node(t, first, "id=$(ctr -n k8s.io leases create 2>/dev/null) && ctr -n k8s.io leases rm --sync $id >/dev/null 2>&1")
-			return s.node(t, first, "ctr -n k8s.io content ls -q | grep -c "+l.Hex+" || true") == "0\n"
+			return s.node(t, first, "ctr -n k8s.io content ls -q 2>/dev/null | grep -c "+l.Hex+" || true") == "0\n"
 		})
 	}
 	s.upstream.Stop()
