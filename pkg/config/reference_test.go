@@ -83,7 +83,7 @@ func document(t *testing.T, docs map[string]string, section reflect.Type, n *yam
 func fieldDocs(t *testing.T) map[string]string {
 	t.Helper()
 	docs := make(map[string]string)
-	for _, name := range []string{"config.go", "fleet.go"} {
+	for _, name := range []string{"config.go", "fleet.go", "kubernetes.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -155,6 +155,10 @@ func TestRoundTrip(t *testing.T) {
 		Discovery: Discovery{
 			Listen:    []string{"[fd00::1]:5"},
 			Bootstrap: Bootstrap{Addresses: []string{"10.0.0.1:6"}, DNS: "kioo.svc:7"},
+		},
+		Kubernetes: Kubernetes{
+			Service: "kioo-system/kioo", NodeName: "n1", Topology: true, Events: true, StartupTaint: "kioo.dev/not-ready",
+			Kubeconfig: "/kubeconfig",
 		},
 		Cache:    Cache{MaxBytes: 6 << 20, SpoolBytes: 6 << 10, MaxBlobs: 7, MaxTags: 8, Keep: KeepNever},
 		Tags:     Tags{FreshFor: 8e9, StaleIfError: true, NegativeFor: 9e9, Mutable: []string{"*:main"}},

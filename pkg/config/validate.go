@@ -85,6 +85,7 @@ func (c *Config) validate() []Problem {
 	c.validateRegistries(v)
 	c.Peers.validate(v)
 	c.validateDiscovery(v)
+	c.Kubernetes.validate(v)
 	c.Tags.validate(v)
 
 	const ms, s, m, h = time.Millisecond, time.Second, time.Minute, time.Hour

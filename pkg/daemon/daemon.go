@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/config"
@@ -43,9 +44,11 @@ type Daemon struct {
 	log     logr.Logger
 	metrics *prometheus.Registry
 
+	kube     *kube             // Nil without the Kubernetes API.
 	fleet    *fleet            // Nil without cluster keys.
 	runtime  *containerd.Store // Nil without containerd.
 	watcher  *hosts.Watcher    // Nil where containerd's registry directory is not ours.
+	hooked   atomic.Bool       // The watcher has been through that directory.
 	cache    *cache.Cache
 	upstream *upstream.Client
 	flights  *flight.Group
@@ -67,6 +70,9 @@ func New(cfg Config) (_ *Daemon, err error) {
 		}
 	}()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(cfg.Version))
+	if d.kube, err = d.openKubernetes(cfg.Version); err != nil {
+		return nil, err
+	}
 	if d.fleet, err = d.openFleet(); err != nil {
 		return nil, err
 	}
@@ -276,6 +282,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	if d.fleet != nil { // Others hear of the end at once, and uploads drain beside the answers.
 		group.Go(func() error { return d.fleet.run(front, d.runtime) })
+	}
+	if d.kube != nil {
+		group.Go(func() error { return d.kube.run(front, d) })
 	}
 	d.status.ready.Store(true)
 	close(d.ready)

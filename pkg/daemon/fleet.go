@@ -129,6 +129,9 @@ func bootstrap(d *Daemon) discovery.Bootstrapper {
 	if name, port := b.Name(); name != "" {
 		all = append(all, discovery.DNS{Name: name, Port: port})
 	}
+	if d.kube != nil && d.kube.members != nil {
+		all = append(all, d.kube.members)
+	}
 	return all
 }
 
@@ -220,12 +223,19 @@ func (d *Daemon) openWatcher() (*hosts.Watcher, error) {
 	if d.cfg.Containerd.CertsDir == "" {
 		return nil, nil
 	}
-	w, err := hosts.NewWatcher(hosts.WatcherConfig{Config: hosts.Config{
-		Root: d.cfg.Containerd.CertsDir, Mirror: "http://" + d.listeners[0].Addr().String() + d.cfg.Mirror.PathPrefix,
-		Registries: d.cfg.Containerd.Registries, Log: d.log.WithName("hosts"),
-	}})
+	w, err := hosts.NewWatcher(hosts.WatcherConfig{
+		Config: d.hostsConfig(), Observe: func(hosts.Result, error) { d.hooked.Store(true) },
+	})
 	if err != nil {
 		return nil, fmt.Errorf("containerd.certsDir: %w", err)
 	}
 	return w, nil
+}
+
+// hostsConfig says what containerd's registry directory shall have.
+func (d *Daemon) hostsConfig() hosts.Config {
+	return hosts.Config{
+		Root: d.cfg.Containerd.CertsDir, Mirror: "http://" + d.listeners[0].Addr().String() + d.cfg.Mirror.PathPrefix,
+		Registries: d.cfg.Containerd.Registries, Log: d.log.WithName("hosts"),
+	}
 }

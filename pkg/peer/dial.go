@@ -27,7 +27,8 @@ func (d *dialer) others(ctx context.Context, addrs []string) context.Context {
 	return context.WithValue(ctx, addressesKey{}, addrs)
 }
 
-// secure is http.Transport's DialTLSContext: it connects, and resumes the last session with that member if there is one.
+// secure is http.Transport's DialTLSContext: it connects, and resumes the last session with that member if there is
+// one.
 func (d *dialer) secure(ctx context.Context, network, addr string) (net.Conn, error) {
 	raw, err := d.dial(ctx, network, addr)
 	if err != nil {
