@@ -11,8 +11,8 @@ REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
 IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
 # What is tested, and for how long at most; more flags for go test.
 PKG        ?= ./...
-# Tests of whole nodes, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
-ALONE      := /hack/(clienttest|fleet|fleettest|loadtest|swarmbench)$$
+# Tests of whole nodes and fleets, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
+ALONE      := /(hack/(clienttest|fleet|fleettest|loadtest|swarmbench)|pkg/(coordinator|daemon|mirror))$$
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
 # Flags for make simulate, for instance -full, or -nodes 500 -zones 3.

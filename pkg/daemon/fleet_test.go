@@ -192,7 +192,7 @@ func TestMembersPullTogether(t *testing.T) {
 	}
 	pulls.Wait()
 	t.Logf("%d requests upstream", asked.Load())
-	if n := asked.Load(); n > 6 { // Three, and room for a machine that is busy.
+	if n := asked.Load(); n > 3*members/2+3 { // Three, and room for a machine that is busy; twelve without a swarm.
 		t.Errorf("upstream was asked %d times for three things", n)
 	}
 	announced := 0
