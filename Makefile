@@ -11,15 +11,19 @@ REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
 IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
 # What is tested, and for how long at most; more flags for go test.
 PKG        ?= ./...
-# Tests of whole nodes, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
-ALONE      := /hack/(clienttest|fleet|fleettest|loadtest|swarmbench)$$
+# Tests of whole nodes and fleets, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
+ALONE      := /(hack/(clienttest|fleet|fleettest|loadtest|swarmbench)|pkg/(coordinator|daemon|mirror))$$
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
+# Flags for make simulate, for instance -full, or -nodes 500 -zones 3.
+SIMULATE   ?=
 # How long each fuzz target runs.
 FUZZTIME   ?= 10s
 
 # Pinned, and built by go run when first needed. golangci-lint has more checks, but takes minutes to build.
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+HELM_DOCS   := go run github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
 
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
@@ -56,12 +60,17 @@ bench: ## Measure the mirror against nginx and against pulling directly
 bench-swarm: ## Measure N nodes that pull one image at once, against what their links allow (Linux, root; some 15 minutes)
 	@go run ./hack/swarmbench
 
+.PHONY: simulate
+simulate: ## Let up to 1000 simulated nodes pull a blob, and compare with the limit; SIMULATE=-help tells more
+	@go run ./hack/simulate $(SIMULATE)
+
 .PHONY: lint
 lint: ## Check format, vet, staticcheck, go.mod and the house rules
-	@unformatted=$$(gofmt -l cmd hack pkg); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi
+	@unformatted=$$(gofmt -l cmd hack pkg test); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi
 	@go vet ./...
 	@$(STATICCHECK) ./...
 	@go mod tidy -diff
+	@cd test/e2e && go vet ./... && go mod tidy -diff
 	@go test ./hack/arch
 
 .PHONY: check
@@ -84,6 +93,16 @@ image: ## Write the container image for amd64 and arm64 to bin/kioo-image.tar
 	@go run ./hack/image -output bin/kioo-image.tar -name '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' \
 		linux/amd64=bin/linux-amd64/kioo linux/arm64=bin/linux-arm64/kioo
 	@echo "bin/kioo-image.tar holds $(IMAGE); load it with: ctr images import, docker load, or skopeo copy oci-archive:"
+
+.PHONY: e2e
+e2e: ## Install the chart into a kind cluster, and test it through pods (Linux, Docker)
+	@cd test/e2e && go test -count=1 -timeout 30m $(TESTFLAGS) ./...
+
+.PHONY: chart
+chart: ## Write what comes of the chart: its README and deploy/
+	@$(HELM_DOCS) --chart-search-root charts --log-level warning
+	@GOBIN=$(CURDIR)/bin go install helm.sh/helm/v3/cmd/helm@v3.19.4
+	@hack/deploy.sh $(CURDIR)/bin/helm deploy
 
 .PHONY: clean
 clean: ## Remove what was built, and the data of make run

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/daemon"
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/spf13/cobra"
 )
@@ -103,6 +104,8 @@ func (c *configure) run(ctx context.Context) error {
 type cleanup struct {
 	streams streams
 	flags   certsFlags
+	purge   bool
+	stay    bool
 }
 
 func newCleanup(s streams) *cobra.Command {
@@ -120,11 +123,16 @@ everything back.`,
   kioo cleanup
 
   # Another one
-  kioo cleanup --certs-dir /etc/rancher/certs.d`,
+  kioo cleanup --certs-dir /etc/rancher/certs.d
+
+  # And nothing is left of the cache, of which this asks the configuration
+  kioo cleanup --config /etc/kioo/kioo.yaml --purge`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	c.flags.addDir(cmd)
+	cmd.Flags().BoolVar(&c.purge, "purge", false, "delete what the mirror keeps in its data directory too")
+	cmd.Flags().BoolVar(&c.stay, "stay", false, "do nothing more until SIGTERM, as the pod of a DaemonSet must")
 	return cmd
 }
 
@@ -138,7 +146,14 @@ func (c *cleanup) run(ctx context.Context) error {
 		h.Root = c.flags.certsDir
 	}
 	result, err := hosts.Cleanup(ctx, h)
-	return errors.Join(printEntries(c.streams.out, result), wrap(err, "clean up containerd's registries"))
+	err = errors.Join(printEntries(c.streams.out, result), wrap(err, "clean up containerd's registries"))
+	if c.purge {
+		err = errors.Join(err, daemon.Purge(cfg.DataDir))
+	}
+	if err == nil && c.stay {
+		<-ctx.Done()
+	}
+	return err
 }
 
 // printEntries prints what happened to which directory. Why one was refused is in the error that comes with it.

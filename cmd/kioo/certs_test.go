@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/kioo-dev/kioo/pkg/peer"
 )
@@ -141,6 +144,45 @@ func testCleanupConfig(t *testing.T) {
 	if got := written(t, filepath.Join(filepath.Dir(path), "certs.d"), "_default"); got != "" {
 		t.Errorf("there still is %q", got)
 	}
+}
+
+func testCleanupPurge(t *testing.T) {
+	path := file(t, "dataDir: data\ncontainerd: {certsDir: certs.d}\n")
+	dir := filepath.Join(filepath.Dir(path), "data")
+	for _, name := range []string{"cache", "identity", "theirs"} {
+		if err := os.MkdirAll(filepath.Join(dir, name, "below"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, "cleanup", "--config", path)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 3 {
+		t.Fatalf("without the flag there is %v, %v", left, err)
+	}
+	must(t, "cleanup", "--config", path, "--purge")
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "theirs" {
+		t.Errorf("left is %v, %v", left, err)
+	}
+}
+
+func testCleanupStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan int, 1)
+		go func() {
+			ended <- run(ctx, []string{"cleanup", "--certs-dir", dir, "--stay"}, streams{io.Discard, io.Discard})
+		}()
+		synctest.Wait()
+		select {
+		case code := <-ended:
+			t.Fatalf("it ended with %d", code)
+		default:
+		}
+		stop()
+		if code := <-ended; code != exitOK {
+			t.Errorf("SIGTERM ended it with %d", code)
+		}
+	})
 }
 
 func TestKey(t *testing.T) {

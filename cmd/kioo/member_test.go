@@ -86,6 +86,17 @@ func testServeZone(t *testing.T) {
 	}
 }
 
+func testServeNodeName(t *testing.T) {
+	flags := configFlags{file: file(t, "kubernetes: {nodeName: b}\n"), nodeName: "a.example.com"}
+	cfg, err := flags.load()
+	if err != nil || cfg.Kubernetes.NodeName != "a.example.com" {
+		t.Fatalf("the node's name is not the flag's: %v", err)
+	}
+	if got := checked(t, flags.file, "--node-name=A_b"); !strings.Contains(got, `kubernetes.nodeName: is "A_b"`) {
+		t.Errorf("of a name that no node has it says %q", got)
+	}
+}
+
 func TestServeChecksKeys(t *testing.T) {
 	path := member(t, "")
 	if err := os.WriteFile(filepath.Join(filepath.Dir(path), "cluster.key"), []byte("secret"), 0o600); err != nil {

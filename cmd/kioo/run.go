@@ -79,7 +79,7 @@ what they hold.`,
 		return &usageError{command: cmd.CommandPath(), err: err}
 	})
 	root.AddCommand(newServe(s), newConfigure(s), newCleanup(s), newCheck(s), newExplain(s), newRefresh(s),
-		newPrefetch(s), newKey(s), newVerify(s), newVersion(s))
+		newPrefetch(s), newKey(s), newAwait(s), newVerify(s), newVersion(s))
 	return root
 }
 
@@ -109,7 +109,7 @@ type configFlags struct {
 	dataDir string
 	// Those of the node, where it is a member.
 	listen, peerListen, discoveryListen []string
-	zone                                string
+	zone, nodeName                      string
 }
 
 func (f *configFlags) add(cmd *cobra.Command) {
@@ -132,6 +132,7 @@ func (f *configFlags) addNode(cmd *cobra.Command) {
 		"be found by other members on these `addresses` instead of those of discovery.listen,\n"+
 			"such as 10.0.0.5 or 10.0.0.5:28502, with commas between them or given several times")
 	cmd.Flags().StringVar(&f.zone, "zone", "", "the `zone` of this node, instead of peers.zone")
+	cmd.Flags().StringVar(&f.nodeName, "node-name", "", "the `name` of this node in Kubernetes, instead of kubernetes.nodeName")
 }
 
 // load gives the configuration with the flags applied.
@@ -146,6 +147,7 @@ func (f *configFlags) load() (*config.Config, error) {
 		{"peers.listen", len(f.peerListen) > 0, func(c *config.Config) { c.Peers.Listen = f.peerListen }},
 		{"discovery.listen", len(f.discoveryListen) > 0, func(c *config.Config) { c.Discovery.Listen = f.discoveryListen }},
 		{"peers.zone", f.zone != "", func(c *config.Config) { c.Peers.Zone = f.zone }},
+		{"kubernetes.nodeName", f.nodeName != "", func(c *config.Config) { c.Kubernetes.NodeName = f.nodeName }},
 	}
 	var later []string
 	for _, flag := range flags {

@@ -6,31 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/kioo-dev/kioo/pkg/reference"
 )
-
-func TestAccessMode(t *testing.T) {
-	a := Access{Mode: AccessAuto, Rules: []AccessRule{
-		{Repository: "quay.io/org/app", Mode: AccessOwn},
-		{Repository: "quay.io/*", Mode: AccessVerify},
-		{Repository: "*/team/*", Mode: AccessRelay},
-	}}
-	for name, want := range map[string]string{
-		"quay.io/org/app":           AccessOwn,
-		"quay.io/org/app/more":      AccessVerify,
-		"quay.io/team/app":          AccessVerify,
-		"ghcr.io/team/app":          AccessRelay,
-		"ghcr.io/a/team/b":          AccessRelay,
-		"docker.io/library/nginx":   AccessAuto,
-		"quay.io.example.com/org/a": AccessAuto,
-	} {
-		registry, path, _ := strings.Cut(name, "/")
-		if got := a.ModeOf(reference.Repository{Registry: registry, Path: path}); got != want {
-			t.Errorf("%s: %s, want %s", name, got, want)
-		}
-	}
-}
 
 // A Secret is mounted as a directory, whose key says of which type it is.
 func TestMountedCredentials(t *testing.T) {

@@ -61,6 +61,8 @@ type Config struct {
 	Peers Peers `yaml:"peers"`
 	// Discovery is how members find each other, and who holds what.
 	Discovery Discovery `yaml:"discovery"`
+	// Kubernetes is the cluster that this node belongs to. Nothing here needs it.
+	Kubernetes Kubernetes `yaml:"kubernetes"`
 	// Flights is about blobs on their way to this node. However many clients ask for one, it is fetched once.
 	Flights Flights `yaml:"flights"`
 	// Cache is the store on disk for what was fetched.
@@ -197,6 +199,7 @@ func Default() *Config {
 	return &Config{
 		APIVersion: APIVersion,
 		Kind:       Kind,
+		Kubernetes: Kubernetes{Topology: true, Events: true},
 		DataDir:    defaultDataDir(),
 		Mirror: Mirror{
 			Listen:          []string{"127.0.0.1:28500"},

@@ -47,6 +47,9 @@ type Peers struct {
 	// MaxUploadBytesPerSecond caps all uploads together, as 100Mi. Less leaves more of the link to the node's own
 	// work, and makes the fleet slower. 0 is no cap. Default: 0.
 	MaxUploadBytesPerSecond Bytes `yaml:"maxUploadBytesPerSecond"`
+	// MaxDownloadBytesPerSecond caps all downloads from other members together, in the same way. 0 is no cap.
+	// Default: 0.
+	MaxDownloadBytesPerSecond Bytes `yaml:"maxDownloadBytesPerSecond"`
 }
 
 // Discovery configures how members find each other, and who holds what.

@@ -53,9 +53,9 @@ func TestValidFleet(t *testing.T) {
 			c.Peers.Listen, c.Discovery.Listen = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0", "127.0.0.1:0"}
 		}},
 		"bounds of uploads": {
-			"peers: {zone: eu-central-1a, uploadSlots: 1, uploadQueue: 1, maxUploadBytesPerSecond: 64Ki}\n",
+			"peers: {zone: eu-central-1a, uploadSlots: 1, uploadQueue: 1, maxUploadBytesPerSecond: 64Ki, maxDownloadBytesPerSecond: 128Ki}\n",
 			func(c *Config) {
-				c.Peers = Peers{Zone: "eu-central-1a", UploadSlots: 1, UploadQueue: 1, MaxUploadBytesPerSecond: 64 << 10}
+				c.Peers = Peers{Zone: "eu-central-1a", UploadSlots: 1, UploadQueue: 1, MaxUploadBytesPerSecond: 64 << 10, MaxDownloadBytesPerSecond: 128 << 10}
 			},
 		},
 		"bootstrap": {"discovery: {bootstrap: {addresses: ['10.0.0.1', '[fd00::1]:9'], dns: _dht._tcp.kioo.svc.}}\n", func(c *Config) {

@@ -91,7 +91,7 @@ func document(t *testing.T, docs map[string]string, section reflect.Type, n *yam
 func fieldDocs(t *testing.T) map[string]string {
 	t.Helper()
 	docs := make(map[string]string)
-	for _, name := range []string{"config.go", "access.go", "fleet.go", "rules.go"} {
+	for _, name := range []string{"config.go", "access.go", "fleet.go", "kubernetes.go", "rules.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -162,11 +162,15 @@ func TestRoundTrip(t *testing.T) {
 		Flights: Flights{Grace: 4e9, Max: 5},
 		Peers: Peers{
 			KeyFiles: []string{"/new.key", "/old.key"}, Listen: []string{"0.0.0.0:4"}, Advertise: []string{"node:4"},
-			Zone: "a", UploadSlots: 1, UploadQueue: 2, MaxUploadBytesPerSecond: 1 << 20,
+			Zone: "a", UploadSlots: 1, UploadQueue: 2, MaxUploadBytesPerSecond: 1 << 20, MaxDownloadBytesPerSecond: 2 << 20,
 		},
 		Discovery: Discovery{
 			Listen:    []string{"[fd00::1]:5"},
 			Bootstrap: Bootstrap{Addresses: []string{"10.0.0.1:6"}, DNS: "kioo.svc:7"},
+		},
+		Kubernetes: Kubernetes{
+			Service: "kioo-system/kioo", NodeName: "n1", Topology: true, Events: true, StartupTaint: "kioo.dev/not-ready",
+			Kubeconfig: "/kubeconfig",
 		},
 		Cache: Cache{MaxBytes: 6 << 20, SpoolBytes: 6 << 10, MaxBlobs: 7, MaxTags: 8, Keep: KeepNever},
 		Tags: Tags{

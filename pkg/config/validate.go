@@ -84,6 +84,7 @@ func (c *Config) validate() []Problem {
 	c.validateRegistries(v)
 	c.Peers.validate(v)
 	c.validateDiscovery(v)
+	c.Kubernetes.validate(v)
 	c.Tags.validate(v)
 	c.ForeignLayers.validate(v)
 	c.Prefetch.validate(v)

@@ -104,8 +104,16 @@ func (p *Peers) validate(v *validation) {
 	}
 	within(v, "peers.uploadSlots", p.UploadSlots, 1, 4096)
 	within(v, "peers.uploadQueue", p.UploadQueue, 1, 65536)
-	if least := Bytes(64 << 10); p.MaxUploadBytesPerSecond != 0 {
-		within(v, "peers.maxUploadBytesPerSecond", p.MaxUploadBytesPerSecond, least, 1<<50)
+	for _, limit := range []struct {
+		field string
+		value Bytes
+	}{
+		{"peers.maxUploadBytesPerSecond", p.MaxUploadBytesPerSecond},
+		{"peers.maxDownloadBytesPerSecond", p.MaxDownloadBytesPerSecond},
+	} {
+		if limit.value != 0 {
+			within(v, limit.field, limit.value, Bytes(64<<10), 1<<50)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/access"
@@ -47,9 +48,11 @@ type Daemon struct {
 	log     logr.Logger
 	metrics *prometheus.Registry
 
+	kube     *kube             // Nil without the Kubernetes API.
 	fleet    *fleet            // Nil without cluster keys.
 	runtime  *containerd.Store // Nil without containerd.
 	watcher  *hosts.Watcher    // Nil where containerd's registry directory is not ours.
+	hooked   atomic.Bool       // The watcher has been through that directory.
 	cache    *cache.Cache
 	policy   *policy.Policy
 	access   *access.Book
@@ -77,6 +80,9 @@ func New(cfg Config) (_ *Daemon, err error) {
 	}()
 	d.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(cfg.Version))
 	if d.policy, err = policy.New(d.cfg); err != nil {
+		return nil, err
+	}
+	if d.kube, err = d.openKubernetes(cfg.Version); err != nil {
 		return nil, err
 	}
 	if d.fleet, err = d.openFleet(); err != nil {
@@ -131,7 +137,7 @@ func (d *Daemon) openStores() (err error) {
 		return fmt.Errorf("open cache: %w", err)
 	}
 	told.open.Store(true)
-	d.flights = flight.New(flight.Config{
+	flights := flight.Config{
 		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) {
 			spool, err := d.cache.Create(dgst, size)
 			if err != nil {
@@ -145,7 +151,11 @@ func (d *Daemon) openStores() (err error) {
 		},
 		Grace: d.cfg.Flights.Grace, Max: d.cfg.Flights.Max,
 		Log: d.log.WithName("flight"), Registerer: d.metrics,
-	})
+	}
+	if d.fleet != nil {
+		flights.Swarm = d.fleet.exchange
+	}
+	d.flights = flight.New(flights)
 	return nil
 }
 
@@ -200,22 +210,27 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		tags = append(tags, d.runtime)
 	}
 	var members *mirror.Members
+	var agreed mirror.Coordinator
 	if d.fleet != nil {
 		members = d.fleet.members
+		if d.runtime != nil || d.cfg.Cache.Keep != config.KeepNever {
+			agreed = d.fleet.announces // Who keeps nothing has nothing to give to those that waited.
+		}
 	}
 	d.mirror, err = mirror.New(mirror.Config{
-		Held:       append(held, mirror.Held{Name: "cache", Store: d.cache}),
-		Tags:       tags,
-		Members:    members,
-		Keeper:     d.cache,
-		Flights:    d.flights,
-		Upstream:   d.upstream,
-		Access:     d.access,
-		Policy:     d.policy,
-		Foreign:    d.foreign,
-		FailedFor:  d.cfg.Tags.NegativeFor,
-		Log:        d.log.WithName("mirror"),
-		Registerer: d.metrics,
+		Held:        append(held, mirror.Held{Name: "cache", Store: d.cache}),
+		Tags:        tags,
+		Members:     members,
+		Coordinator: agreed,
+		Keeper:      d.cache,
+		Flights:     d.flights,
+		Upstream:    d.upstream,
+		Access:      d.access,
+		Policy:      d.policy,
+		Foreign:     d.foreign,
+		FailedFor:   d.cfg.Tags.NegativeFor,
+		Log:         d.log.WithName("mirror"),
+		Registerer:  d.metrics,
 	})
 	if err != nil {
 		return err
@@ -310,6 +325,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if d.fleet != nil { // Others hear of the end at once, and uploads drain beside the answers.
 		group.Go(func() error { return d.fleet.run(front, d.runtime) })
 	}
+	if d.kube != nil {
+		group.Go(func() error { return d.kube.run(front, d) })
+	}
 	d.status.ready.Store(true)
 	close(d.ready)
 	var addresses []string
@@ -327,9 +345,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 // close lets go of everything that New opened, in the opposite order.
 func (d *Daemon) close() error {
 	var errs []error
-	if d.fleet != nil {
-		errs = append(errs, d.fleet.close())
-	}
 	for _, l := range append(d.listeners, d.watched) {
 		if l == nil {
 			continue
@@ -343,6 +358,9 @@ func (d *Daemon) close() error {
 	}
 	if d.flights != nil {
 		d.flights.Close()
+	}
+	if d.fleet != nil { // Behind those that announce.
+		errs = append(errs, d.fleet.close())
 	}
 	if d.upstream != nil {
 		d.upstream.Close()

@@ -9,8 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content/containerd"
+	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/flight/exchange"
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/peer"
@@ -30,6 +33,9 @@ type fleet struct {
 	client    *peer.Client
 	creds     *peer.Credentials
 	members   *mirror.Members
+	service   *coordinator.Service
+	announces *coordinator.Client
+	exchange  *exchange.Exchange
 	server    *peer.Server
 	listeners []net.Listener
 }
@@ -79,12 +85,43 @@ func (d *Daemon) openFleet() (*fleet, error) {
 		return nil, errors.Join(fmt.Errorf("open discovery: %w", err), f.close())
 	}
 	f.announcer = newAnnouncer(f.discovery.Set)
-	f.client = peer.NewClient(peer.ClientConfig{Credentials: f.creds, Registerer: d.metrics})
-	f.members, err = mirror.NewMembers(f.discovery, f.client, time.Now, d.log.WithName("members"))
-	if err != nil {
+	f.client = peer.NewClient(peer.ClientConfig{
+		Credentials: f.creds, Member: f.discovery.Self().ID.String(), Zone: d.cfg.Peers.Zone,
+		BytesPerSecond: int64(d.cfg.Peers.MaxDownloadBytesPerSecond), Registerer: d.metrics,
+	})
+	if f.members, err = mirror.NewMembers(f.discovery, f.client, time.Now, d.log.WithName("members")); err != nil {
+		return nil, errors.Join(err, f.close())
+	}
+	if err := d.openSwarm(f); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
 	return f, nil
+}
+
+// openSwarm makes what members need to get a blob together.
+func (d *Daemon) openSwarm(f *fleet) (err error) {
+	log := d.log.WithName("swarm")
+	f.service, err = coordinator.NewService(coordinator.ServiceConfig{
+		Directory: f.discovery, Now: time.Now, Log: log, Registerer: d.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	f.announces, err = coordinator.NewClient(coordinator.ClientConfig{
+		Locator: f.discovery, Caller: f.client, Service: f.service, Now: time.Now, Log: log, Registerer: d.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	f.exchange, err = exchange.New(exchange.Config{
+		Self: coordinator.ID(f.discovery.Self().ID), Zone: d.cfg.Peers.Zone,
+		Announcer: f.announces, Peers: f.client, Blame: f.members.Blame,
+		Held: func(ctx context.Context, ref reference.Reference, claim access.Claim) bool {
+			return d.mirror.Local().Holds(ctx, ref, claim)
+		},
+		Log: log, Registerer: d.metrics,
+	})
+	return err
 }
 
 func bootstrap(d *Daemon) discovery.Bootstrapper {
@@ -92,6 +129,9 @@ func bootstrap(d *Daemon) discovery.Bootstrapper {
 	all := discovery.Combined{discovery.Static(b.Addrs())}
 	if name, port := b.Name(); name != "" {
 		all = append(all, discovery.DNS{Name: name, Port: port})
+	}
+	if d.kube != nil && d.kube.members != nil {
+		all = append(all, d.kube.members)
 	}
 	return all
 }
@@ -114,12 +154,15 @@ func (d *Daemon) serveMembers() {
 		Backend:    d.mirror.Local(),
 		Pseudonym:  "members", // Requests between members are never passed on, so that they can't loop.
 		OpenFor:    d.openFor,
-		Log:        d.log.WithName("peer"),
+		Log:        d.log.WithName("peer").V(1), // Each piece is a request.
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "peer"}, d.metrics),
 	})
+	handle := d.control.members()
+	handle[coordinator.Path], handle[exchange.Path] = d.fleet.service, d.fleet.exchange
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
-		Handler: handler, Credentials: d.fleet.creds, Handle: d.control.members(),
+		Handler: handler, Credentials: d.fleet.creds, Handle: handle,
+		First: d.fleet.exchange.First,
 		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})
@@ -130,6 +173,12 @@ func (f *fleet) run(ctx context.Context, store *containerd.Store) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreCancel(f.discovery.Run(ctx)) })
 	group.Go(func() error { return f.server.Run(ctx, f.listeners...) })
+	group.Go(func() error { return ignoreCancel(f.service.Run(ctx)) })
+	group.Go(func() error {
+		<-ctx.Done()
+		f.exchange.Close() // So that the streams of other members end before the server drains.
+		return nil
+	})
 	if store != nil {
 		group.Go(func() error { return f.announcer.follow(ctx, store) })
 	}
@@ -142,6 +191,12 @@ func (f *fleet) close() error {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
+	}
+	if f.exchange != nil {
+		f.exchange.Close()
+	}
+	if f.announces != nil {
+		f.announces.Close()
 	}
 	if f.client != nil {
 		f.client.Close()
@@ -171,12 +226,19 @@ func (d *Daemon) openWatcher() (*hosts.Watcher, error) {
 	if d.cfg.Containerd.CertsDir == "" {
 		return nil, nil
 	}
-	w, err := hosts.NewWatcher(hosts.WatcherConfig{Config: hosts.Config{
-		Root: d.cfg.Containerd.CertsDir, Mirror: "http://" + d.listeners[0].Addr().String() + d.cfg.Mirror.PathPrefix,
-		Registries: d.cfg.Containerd.Registries, Log: d.log.WithName("hosts"),
-	}})
+	w, err := hosts.NewWatcher(hosts.WatcherConfig{
+		Config: d.hostsConfig(), Observe: func(hosts.Result, error) { d.hooked.Store(true) },
+	})
 	if err != nil {
 		return nil, fmt.Errorf("containerd.certsDir: %w", err)
 	}
 	return w, nil
+}
+
+// hostsConfig says what containerd's registry directory shall have.
+func (d *Daemon) hostsConfig() hosts.Config {
+	return hosts.Config{
+		Root: d.cfg.Containerd.CertsDir, Mirror: "http://" + d.listeners[0].Addr().String() + d.cfg.Mirror.PathPrefix,
+		Registries: d.cfg.Containerd.Registries, Log: d.log.WithName("hosts"),
+	}
 }

@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/daemon"
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -136,6 +138,72 @@ func TestMembersServeEachOther(t *testing.T) {
 	}
 	if n := asked.Load(); n != before {
 		t.Errorf("upstream was asked %d times after it was gone", n-before)
+	}
+}
+
+// TestMembersPullTogether has all members pull a new image at the same instant: upstream is asked for each part of it
+// about once.
+func TestMembersPullTogether(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	const members = 4
+	layer := strings.Repeat("layer of some size ", 100_000)
+	upstream, manifest, asked := upstreamOf(t, layer)
+	key, first := writeKey(t), freeAddress(t)
+	var daemons []*daemon.Daemon
+	for i := range members {
+		address := first
+		if i > 0 {
+			address = freeAddress(t)
+		}
+		d, stop := start(t, memberConfig(t, upstream.URL, key, address, first))
+		t.Cleanup(func() {
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		})
+		daemons = append(daemons, d)
+	}
+	for _, d := range daemons {
+		deadline := time.Now().Add(15 * time.Second)
+		for {
+			_, body := get(t, "http://"+d.MetricsAddr().String()+"/metrics")
+			if strings.Contains(body, fmt.Sprintf("kioo_discovery_members{state=\"live\"} %d", members-1)) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the members never met")
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	var pulls sync.WaitGroup
+	for i, d := range daemons {
+		url := "http://" + d.Addrs()[0].String() + "/v2/org/app/"
+		pulls.Go(func() {
+			for _, part := range []struct{ path, want string }{
+				{"manifests/v1", manifest}, {"manifests/" + digest.FromString(manifest).String(), manifest},
+				{"blobs/" + digest.FromString("{}").String(), "{}"}, {"blobs/" + digest.FromString(layer).String(), layer},
+			} {
+				if code, body := get(t, url+part.path+"?ns=registry.example.com"); code != 200 || body != part.want {
+					t.Errorf("member %d: %s: %d, %.100s", i, part.path, code, body)
+				}
+			}
+		})
+	}
+	pulls.Wait()
+	t.Logf("%d requests upstream", asked.Load())
+	if n := asked.Load(); n > 3*members/2+3 { // Three, and room for a machine that is busy; twelve without a swarm.
+		t.Errorf("upstream was asked %d times for three things", n)
+	}
+	announced := 0
+	for _, d := range daemons {
+		_, body := get(t, "http://"+d.MetricsAddr().String()+"/metrics")
+		if strings.Contains(body, `kioo_coordinator_announces_total{result="answered"}`) {
+			announced++
+		}
+	}
+	if announced == 0 {
+		t.Error("nobody coordinated anything")
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/sync/semaphore"
 )
 
 var (
@@ -46,11 +47,8 @@ func (e *Error) Error() string { return fmt.Sprintf("fetch %s: %v", e.Digest, e.
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Source is where bytes of one blob come from, such as a repository of an upstream registry. It resumes, retries and
-// keeps deadlines by itself: an error of it is final for the flight. Two sources of the same name are the same.
-type Source interface {
-	// Open starts to read the blob at off, up to end, or to the blob's end if end is negative.
-	Open(ctx context.Context, off, end int64) (Stream, error)
+// Origin is who bytes of one blob came from.
+type Origin interface {
 	// Trusted says that wrong bytes are not to be expected. Those of other sources are held back until the whole is
 	// verified, within the bounds of the configuration, so that another source can stand in unnoticed.
 	Trusted() bool
@@ -60,6 +58,14 @@ type Source interface {
 	Kind() string
 	// String names the source in logs and errors.
 	String() string
+}
+
+// Source is where bytes of one blob come from, such as a repository of an upstream registry. It resumes, retries and
+// keeps deadlines by itself: an error of it is final for the flight. Two sources of the same name are the same.
+type Source interface {
+	Origin
+	// Open starts to read the blob at off, up to end, or to the blob's end if end is negative.
+	Open(ctx context.Context, off, end int64) (Stream, error)
 }
 
 // Stream is one read of a source. Its Read waits for at most as long as the source's deadlines allow.
@@ -100,8 +106,10 @@ type Config struct {
 	HoldBytes int64
 	HoldFor   time.Duration
 	// Max is how many flights there are at once; more are refused with ErrBusy. Each has a spool and up to
-	// four connections. 256 by default.
+	// four connections of its own. 256 by default.
 	Max int
+	// Swarm, if not nil, guides flights: they read what it says, from whom it says, for as long as it can help.
+	Swarm Swarm
 
 	Log        logr.Logger
 	Registerer prometheus.Registerer
@@ -119,8 +127,10 @@ type Group struct {
 	apart   map[apartKey]*flight
 	closed  bool
 
+	spare *semaphore.Weighted // Bytes of pieces that wait in memory.
 	ended *prometheus.CounterVec
 	bytes *prometheus.CounterVec
+	far   prometheus.Counter
 }
 
 // New makes a group without flights.
@@ -137,7 +147,10 @@ func New(cfg Config) *Group {
 	if cfg.Max == 0 {
 		cfg.Max = 256
 	}
-	g := &Group{cfg: cfg, flights: map[digest.Digest]*flight{}, apart: map[apartKey]*flight{}}
+	g := &Group{
+		cfg: cfg, flights: map[digest.Digest]*flight{}, apart: map[apartKey]*flight{},
+		spare: semaphore.NewWeighted(maxSpare),
+	}
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	factory := promauto.With(cfg.Registerer)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
@@ -153,6 +166,9 @@ func New(cfg Config) *Group {
 	g.bytes = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_flight_bytes_total", Help: "Bytes of blobs that arrived, by the kind of source.",
 	}, []string{"source"})
+	g.far = factory.NewCounter(prometheus.CounterOpts{
+		Name: "kioo_flight_cross_zone_bytes_total", Help: "Bytes of blobs that arrived from members of other zones.",
+	})
 	return g
 }
 

@@ -150,15 +150,19 @@ func (f *flight) available(ctx context.Context, r *Reader, off int64) (int64, er
 			return n, f.open(r)
 		}
 		f.hurry(off)
-		if err := f.wait(ctx); err != nil {
+		f.waits[r] = off
+		err := f.wait(ctx)
+		delete(f.waits, r)
+		if err != nil {
 			return 0, err
 		}
 	}
 }
 
-// hurry opens a stream at off if none will be there soon. Called with mu held, once the size is known.
+// hurry opens a stream at off if none will be there soon and nobody else decides that. Called with mu held, once the
+// size is known.
 func (f *flight) hurry(off int64) {
-	if f.size < 0 || f.sequential || len(f.streams) >= maxStreams || f.have.endFrom(off) > off || off >= f.size {
+	if f.guide != nil || f.size < 0 || f.sequential || len(f.streams) >= maxStreams || f.have.endFrom(off) > off || off >= f.size {
 		return
 	}
 	end := f.gap(off).end

@@ -50,11 +50,15 @@ type flight struct {
 	spool      Spool
 	generation int // Counts the spools, of which a flight that starts over has several.
 	have       spans
+	writing    []span   // Bytes that somebody writes, and nobody else may.
+	pieces     []*Piece // Those that are written as they come.
 	streams    []*stream
-	working    sync.WaitGroup // The goroutines of streams.
-	sequential bool           // A source does not do ranges: one stream only.
+	working    sync.WaitGroup    // The goroutines of streams, and of what guides the flight.
+	sequential bool              // A source does not do ranges: one stream only.
+	guide      *Guided           // Says what to read; nil if the flight decides by itself.
+	waits      map[*Reader]int64 // The readers that wait, and for which byte.
 
-	from    []Source    // Those that bytes have come from.
+	from    []Origin    // Those that bytes have come from.
 	given   bool        // Readers have had some of the bytes.
 	holding bool        // Nothing is given out before the verdict.
 	hold    *time.Timer // Ends that.
@@ -69,12 +73,16 @@ type flight struct {
 // stream is one goroutine that reads a span. The end of the span moves towards it when another takes over from there.
 type stream struct {
 	pos, end int64
+	guide    *Guided // Who asked for it; nil if the flight itself did.
+	// arrived, if not nil, is told of bytes that are there now. It must not wait.
+	arrived func(start, end int64)
 }
 
 func newFlight(g *Group, dgst digest.Digest, size int64, sources []Source) *flight {
 	f := &flight{
 		group: g, dgst: dgst, hint: size, size: -1, sources: slices.Clone(sources), readers: 1,
 		hasher: dgst.Algorithm().Hash(), log: g.cfg.Log.WithValues("digest", dgst), done: make(chan struct{}),
+		waits: map[*Reader]int64{},
 	}
 	f.ctx, f.cancel = context.WithCancelCause(g.ctx)
 	return f
@@ -83,10 +91,7 @@ func newFlight(g *Group, dgst digest.Digest, size int64, sources []Source) *flig
 // run is the flight's life. It returns when no goroutine of the flight is left and the spool is someone else's.
 func (f *flight) run() {
 	began := time.Now()
-	f.mu.Lock()
-	f.start(0, -1)
-	f.mu.Unlock()
-
+	f.begin()
 	select {
 	case <-f.done:
 	case <-f.ctx.Done():
@@ -96,6 +101,9 @@ func (f *flight) run() {
 	f.working.Wait()
 	err := f.land()
 	f.group.forget(f)
+	if swarm := f.group.cfg.Swarm; swarm != nil {
+		swarm.Landed(f.scope, f.dgst, f.size, err == nil && f.group.cfg.Held(f.dgst))
+	}
 
 	f.mu.Lock()
 	for _, timer := range []*time.Timer{f.grace, f.hold} {
@@ -151,6 +159,18 @@ func result(err error) string {
 	return "failed"
 }
 
+// begin starts to read: as the swarm says, or from the start and in order.
+func (f *flight) begin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.group.cfg.Swarm == nil {
+		f.start(0, -1)
+		return
+	}
+	f.guide = newGuided(f)
+	f.working.Go(f.guide.run)
+}
+
 // start opens a stream for [off, end); end is negative while the size is unknown. Called with mu held.
 func (f *flight) start(off, end int64) {
 	s := &stream{pos: off, end: end}
@@ -183,7 +203,7 @@ func (f *flight) copySpan(s *stream, buf []byte) error {
 		if src == nil || pos == end {
 			return nil
 		}
-		err := f.copyFrom(src, s, pos, end, buf)
+		err := f.copyFrom(f.ctx, src, s, pos, end, buf)
 		switch {
 		case err == nil: // At the end of the span, which plan sees.
 		case f.ctx.Err() != nil:
@@ -245,8 +265,8 @@ func (f *flight) remove(s *stream) {
 }
 
 // copyFrom reads one source from pos until the span ends or the source fails.
-func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) error {
-	in, err := src.Open(f.ctx, pos, end)
+func (f *flight) copyFrom(ctx context.Context, src Source, s *stream, pos, end int64, buf []byte) error {
+	in, err := src.Open(ctx, pos, end)
 	if err != nil {
 		return err
 	}
@@ -260,7 +280,7 @@ func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) err
 	for {
 		n, rerr := in.Read(buf)
 		if n > 0 {
-			f.group.bytes.WithLabelValues(src.Kind()).Add(float64(n))
+			f.group.count(src, in, n)
 			more, err := f.arrived(s, buf[:n])
 			if err != nil || !more {
 				return err
@@ -273,64 +293,6 @@ func (f *flight) copyFrom(src Source, s *stream, pos, end int64, buf []byte) err
 			return rerr
 		}
 	}
-}
-
-// opened takes note of what a source says of the blob, and makes the spool if it is the first to say.
-func (f *flight) opened(src Source, in Stream, s *stream) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	expected := f.size
-	if expected < 0 && !src.Trusted() {
-		expected = f.hint
-	}
-	if expected >= 0 && in.Size() != expected {
-		return fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), expected)
-	}
-	if !in.Ranged() {
-		f.sequential = true
-	}
-	if !slices.Contains(f.from, src) {
-		f.from = append(f.from, src)
-	}
-	if f.spool != nil {
-		return nil
-	}
-	spool, err := f.group.cfg.Create(f.dgst, in.Size())
-	if err != nil {
-		return fatal{fmt.Errorf("make spool: %w", err)}
-	}
-	f.spool, f.size, s.end = spool, in.Size(), in.Size()
-	f.generation++
-	generation := f.generation
-	f.working.Go(func() { f.verify(spool, generation) })
-	if !src.Trusted() && f.size <= f.group.cfg.HoldBytes && f.group.cfg.HoldFor > 0 {
-		f.holding = true
-		f.hold = time.AfterFunc(f.group.cfg.HoldFor, f.release)
-	}
-	f.notify()
-	return nil
-}
-
-// arrived stores bytes of a stream and shows them to the readers. It tells whether the stream's span goes on.
-func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
-	f.mu.Lock()
-	off, spool := s.pos, f.spool
-	p = p[:min(int64(len(p)), s.end-off)]
-	f.mu.Unlock()
-	if len(p) == 0 {
-		return false, nil
-	}
-	// Nobody else writes here: spans of streams never overlap, and a cut end is only ever ahead of what is read.
-	if _, err := spool.WriteAt(p, off); err != nil {
-		return false, fatal{fmt.Errorf("write spool: %w", err)}
-	}
-	f.mu.Lock()
-	s.pos += int64(len(p))
-	f.have.add(off, s.pos)
-	more = s.pos < s.end
-	f.notify()
-	f.mu.Unlock()
-	return more, nil
 }
 
 // next finds a gap for a stream that is through with its span. There is none: the stream ends.

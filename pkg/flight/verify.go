@@ -2,6 +2,7 @@ package flight
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -80,8 +81,16 @@ func (f *flight) mismatch(got digest.Digest) {
 	if f.hold != nil {
 		f.hold.Stop()
 	}
+	if f.guide != nil { // Who of the swarm was wrong can't be told: only who is trusted is asked now.
+		f.guide.cancel()
+		f.guide = nil
+		if trusted := slices.DeleteFunc(slices.Clone(f.sources[f.dead:]), func(s Source) bool { return !s.Trusted() }); len(trusted) > 0 {
+			f.sources, f.dead = trusted, 0
+		}
+	}
 	// Also the size is what the blamed ones said, and with it the spool.
 	f.from, f.have, f.hashed, f.spool, f.size, f.holding = nil, nil, 0, nil, -1, false
+	f.writing, f.streams = nil, nil // Whoever still reads writes into the old spool, and finds nothing to settle.
 	f.hasher.Reset()
 	f.start(0, -1)
 }

@@ -75,6 +75,19 @@ func (a *admission) in(ctx context.Context) context.Context {
 	return peer.As(ctx, a.asker)
 }
 
+// within gives a context whose work is done for those of a scope alone, which is that of the admission or was.
+func (a *admission) within(ctx context.Context, scope string) context.Context {
+	if a == nil {
+		return ctx
+	}
+	return peer.As(a.in(ctx), func() peer.Asker {
+		if scope == "" && a.scope() != "" {
+			return peer.Asker{Claim: access.ClaimOpen} // Others read along, of whom nothing was found out.
+		}
+		return a.asker()
+	})
+}
+
 // asker is what members are told.
 func (a *admission) asker() peer.Asker {
 	a.mu.Lock()
@@ -109,12 +122,16 @@ func (a *admission) scope() string {
 	defer a.mu.Unlock()
 	switch {
 	case a.client:
-		return "for clients of " + a.ref.Repository.String()
+		return clientsOf(a.ref.Repository)
 	case a.offline:
-		return "without upstream, of " + a.ref.Repository.String()
+		return offlineOf(a.ref.Repository)
 	}
 	return ""
 }
+
+func clientsOf(repo reference.Repository) string { return "for clients of " + repo.String() }
+
+func offlineOf(repo reference.Repository) string { return "without upstream, of " + repo.String() }
 
 // scoped makes a key one of those who may share what it stands for.
 func scoped(ctx context.Context, key string) string {

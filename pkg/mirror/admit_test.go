@@ -191,7 +191,7 @@ func TestRefusedClaimNothing(t *testing.T) {
 				book.Saw(ref.Repository, ref.Digest)
 			}
 			up, err := upstream.New(upstream.Config{
-				Registries: func(string) upstream.Registry {
+				Registries: func(reference.Repository) upstream.Registry {
 					return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: remote.URL}}}
 				},
 				Observe: mirror.Learn(book),

@@ -106,6 +106,15 @@ func (l *Local) serves(ctx context.Context, repo reference.Repository, dgst dige
 	return fmt.Errorf("%s is not for everybody, or nothing of it is known here: %w", repo, content.ErrNotFound)
 }
 
+// scopes gives those whose flights another member may read, by what it says of its client. What everybody's flights
+// bring comes from repositories that everybody may read.
+func (l *Local) scopes(ref reference.Reference, claim access.Claim) []string {
+	if book := l.Gate.Access; book == nil || !book.Serves(ref.Repository, ref.Digest, claim) {
+		return []string{""}
+	}
+	return []string{"", clientsOf(ref.Repository), offlineOf(ref.Repository)}
+}
+
 // children reads what a held manifest lists.
 func (l *Local) children(ctx context.Context, dgst digest.Digest) ([]ocispec.Descriptor, error) {
 	a, err := l.open(ctx, dgst)

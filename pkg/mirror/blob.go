@@ -55,7 +55,7 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 		size = known
 	}
 	admission := admissionOf(ctx)
-	ways, err := m.ways(ref, origin, admission)
+	ways, err := m.ways(ref, size, origin, admission)
 	if err != nil {
 		return nil, err
 	}

@@ -176,20 +176,28 @@ func (w ways) failed(err error) error {
 }
 
 // ways says where a blob may come from, in order, as the rules have it.
-func (m *Mirror) ways(ref reference.Reference, origin upstream.Origin, a *admission) (ways, error) {
+func (m *Mirror) ways(ref reference.Reference, size int64, origin upstream.Origin, a *admission) (ways, error) {
 	var w ways
 	route := m.cfg.Policy.Route(ref.Repository)
-	if m.cfg.Members != nil && route.AsksMembers() && !m.elsewhere.withheld(ref.Digest) {
-		w.sources = append(w.sources, m.cfg.Members.source(ref, a, m.saw))
+	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin, saw: m.saw}
+	if route.AsksUpstream() {
+		w.through = registry
 	}
-	if layer, ok := m.elsewhere.layer(ref); ok {
+	layer, foreign := m.elsewhere.layer(ref)
+	if m.cfg.Members != nil && route.AsksMembers() && !m.elsewhere.withheld(ref.Digest) {
+		members := m.cfg.Members.source(ref, a, m.saw)
+		members.apart = foreign
+		if !foreign && route.AsksUpstream() && m.agrees(size) {
+			w.sources = m.small(members, registry, size)
+			return w, nil
+		}
+		w.sources = append(w.sources, members)
+	}
+	if foreign {
 		m.foreignWays(&w, ref, layer)
 	}
-	if route.AsksUpstream() {
-		w.through = &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin, saw: m.saw}
-		if !w.redirected {
-			w.sources = append(w.sources, w.through)
-		}
+	if route.AsksUpstream() && !w.redirected {
+		w.sources = append(w.sources, registry)
 	}
 	if len(w.sources) == 0 {
 		return w, w.failed(outside(ref, route, content.ErrNotFound))

@@ -7,7 +7,9 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
@@ -31,12 +33,16 @@ type Local struct {
 	Policy *policy.Policy
 	// Withheld tells the blobs that may not be passed on. Nil withholds none.
 	Withheld func(dgst digest.Digest) bool
-	Now      func() time.Time
+	// Flights has parts of what is on its way. Nil has nothing.
+	Flights *flight.Group
+	Now     func() time.Time
 	// Gate keeps content to those who may read it.
 	Gate Gate
 
 	// forgotten has when tags were forgotten: what the runtime wrote before says nothing any more.
 	forgotten *lru.Cache[string, time.Time]
+	// memory has the manifests that passed by last; nil has none. A runtime may take a moment to hold them too.
+	memory *lru.Cache[digest.Digest, fetched]
 }
 
 // Check refuses requests for what other members get nothing of.
@@ -69,9 +75,25 @@ func (l *Local) open(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 	return nil, fmt.Errorf("%s: %w", dgst, content.ErrNotFound)
 }
 
+// Holds tells whether all of a blob is held here, or is just about to be, for a member that says that of its client.
+func (l *Local) Holds(ctx context.Context, ref reference.Reference, claim access.Claim) bool {
+	a, err := l.Blob(ctx, ref, false, upstream.Origin{Claim: claim})
+	if err != nil {
+		return false
+	}
+	defer a.Blob.Close()
+	part, arriving := a.Blob.(*flight.Part)
+	return !arriving || part.Covers(0, part.Size()) == nil
+}
+
 // manifest opens held content as a manifest, whose media type clients can't do without.
 func (l *Local) manifest(ctx context.Context, dgst digest.Digest) (*Answer, error) {
 	a, err := l.open(ctx, dgst)
+	if err != nil && l.memory != nil {
+		if f, ok := l.memory.Peek(dgst); ok {
+			return f.answer(), nil
+		}
+	}
 	if err != nil || a.Descriptor.MediaType != "" && a.Descriptor.MediaType != octetStream {
 		return a, err
 	}
@@ -148,14 +170,35 @@ func (l *Local) Manifest(ctx context.Context, ref reference.Reference, o upstrea
 
 // passes says why a blob is not given to another member, if it is not.
 func (l *Local) passes(ctx context.Context, ref reference.Reference, o upstream.Origin) error {
-	if l.Withheld != nil && l.Withheld(ref.Digest) {
-		return fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
+	if err := l.keeps(ref); err != nil {
+		return err
 	}
 	return l.serves(ctx, ref.Repository, ref.Digest, o.Claim)
 }
 
-// Blob answers with a held blob.
+// keeps says why a blob is not given to any other member, if it is not.
+func (l *Local) keeps(ref reference.Reference) error {
+	if l.Withheld != nil && l.Withheld(ref.Digest) {
+		return fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
+	}
+	return nil
+}
+
+// Blob answers with a held blob, or with what there is of one that is on its way.
 func (l *Local) Blob(ctx context.Context, ref reference.Reference, _ bool, o upstream.Origin) (*Answer, error) {
+	a, err := l.whole(ctx, ref, o)
+	if err == nil || l.Flights == nil || l.keeps(ref) != nil {
+		return a, err
+	}
+	for _, scope := range l.scopes(ref, o.Claim) {
+		if part, err := l.Flights.Part(scope, ref.Digest); err == nil {
+			return &Answer{Blob: part, Descriptor: describe(ref, part), Source: part.Source()}, nil
+		}
+	}
+	return l.whole(ctx, ref, o) // It may have arrived since: stores hold a blob before its flight ends.
+}
+
+func (l *Local) whole(ctx context.Context, ref reference.Reference, o upstream.Origin) (*Answer, error) {
 	if err := l.passes(ctx, ref, o); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
@@ -127,34 +128,87 @@ func manifestKey(ctx context.Context, ref reference.Reference) string {
 	return scoped(ctx, "manifest "+ref.String())
 }
 
-// fetch gets a manifest from other members, if it is asked for by digest, or from upstream, and keeps it.
+// fetch gets a manifest, and keeps it. By digest it is got from whom the members agree on.
 func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, origin upstream.Origin) (fetched, error) {
 	route := m.cfg.Policy.Route(ref.Repository)
-	got, err := m.fetchFromMembers(ctx, ref, route)
-	if err != nil {
-		if !route.AsksUpstream() {
+	switch {
+	case ref.Digest == "" || !route.AsksMembers():
+		return m.fetchUpstream(ctx, ref, origin)
+	case !route.AsksUpstream():
+		got, err := m.fetchFrom(ctx, ref)
+		if err != nil {
 			return fetched{}, m.gone(ctx, ref, outside(ref, route, err))
 		}
-		up, uerr := m.cfg.Upstream.Manifest(ctx, ref, origin)
-		if uerr != nil {
-			return fetched{}, m.gone(ctx, ref, uerr)
-		}
-		got = fetched{up.Descriptor, up.Body, Upstream, up.Lifetime}
+		return got, nil
 	}
+	size := int64(-1)
+	if known, ok := m.sizes.Get(ref.Digest); ok {
+		size = known
+	}
+	p := m.pursue(ctx, ref.Digest, size)
+	for {
+		switch what, answer := p.next(ctx); what {
+		case lead:
+			l := p.lead()
+			got, err := m.fetchUpstream(ctx, ref, origin)
+			l.end(func(ctx context.Context) {
+				if err != nil {
+					m.tell(ctx, p.key, failed(size, err))
+					return
+				}
+				m.hold(ctx, p.key, got.desc.Digest, got.desc.Size)
+			})
+			return got, err
+		case ask:
+			got, err := m.fetchFrom(ctx, ref, holders(answer)...)
+			if err == nil {
+				m.spawn(func(ctx context.Context) { m.hold(ctx, p.key, got.desc.Digest, got.desc.Size) })
+				return got, nil
+			}
+			p.small.Stalled = true
+		default:
+			if got, err := m.fetchFrom(ctx, ref); err == nil {
+				return got, nil
+			}
+			return m.fetchUpstream(ctx, ref, origin)
+		}
+	}
+}
+
+func (m *Mirror) fetchUpstream(ctx context.Context, ref reference.Reference, origin upstream.Origin) (fetched, error) {
+	if route := m.cfg.Policy.Route(ref.Repository); !route.AsksUpstream() {
+		return fetched{}, m.gone(ctx, ref, outside(ref, route, content.ErrNotFound))
+	}
+	up, err := m.cfg.Upstream.Manifest(ctx, ref, origin)
+	if err != nil {
+		return fetched{}, m.gone(ctx, ref, err)
+	}
+	return m.take(ctx, ref, fetched{up.Descriptor, up.Body, Upstream, up.Lifetime}), nil
+}
+
+// fetchFrom gets a manifest from some members, or from those that discovery knows to hold it if none are named.
+func (m *Mirror) fetchFrom(ctx context.Context, ref reference.Reference, members ...discovery.Member) (fetched, error) {
+	if m.cfg.Members == nil {
+		return fetched{}, content.ErrNotFound
+	}
+	desc, body, err := m.cfg.Members.Manifest(ctx, ref, members...)
+	if err != nil {
+		return fetched{}, err
+	}
+	return m.take(ctx, ref, fetched{desc: desc, body: body, source: Peer}), nil
+}
+
+// take keeps a manifest that was fetched. Where the store keeps nothing, other members get it from memory for a while.
+func (m *Mirror) take(ctx context.Context, ref reference.Reference, got fetched) fetched {
 	if err := m.cfg.Keeper.Put(ctx, got.desc, got.body); err != nil {
 		m.cfg.Log.V(1).Info("manifest not kept", "ref", ref.String(), "reason", err.Error())
+		if got.desc.Size <= largestInMemory {
+			m.memory.Add(got.desc.Digest, fetched{desc: got.desc, body: got.body, source: "memory"})
+		}
 	}
 	m.learn(ref.Repository, got.body)
 	m.saw(ref, got.desc.Digest)
-	return got, nil
-}
-
-func (m *Mirror) fetchFromMembers(ctx context.Context, ref reference.Reference, route policy.Route) (fetched, error) {
-	if m.cfg.Members == nil || !route.AsksMembers() || ref.Digest == "" {
-		return fetched{}, content.ErrNotFound
-	}
-	desc, body, err := m.cfg.Members.Manifest(ctx, ref)
-	return fetched{desc: desc, body: body, source: Peer}, err
+	return got
 }
 
 // gone takes note of a failed look-up, and passes it on.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,13 +66,20 @@ func (m *Members) providers(ctx context.Context, dgst digest.Digest) ([]discover
 	}
 	var members []discovery.Member
 	for _, p := range found {
-		at, bad := m.blamed.Get(blame{p.Member.ID, dgst})
-		if len(p.Member.PeerAPI) == 0 || bad && m.now().Sub(at) < blameFor {
-			continue
+		if len(p.Member.PeerAPI) > 0 {
+			members = append(members, p.Member)
 		}
-		members = append(members, p.Member)
 	}
+	members = m.unblamed(members, dgst)
 	return members[:min(len(members), maxProviders)], nil
+}
+
+// unblamed leaves out those that sent wrong bytes of some content.
+func (m *Members) unblamed(members []discovery.Member, dgst digest.Digest) []discovery.Member {
+	return slices.DeleteFunc(members, func(member discovery.Member) bool {
+		at, bad := m.blamed.Get(blame{member.ID, dgst})
+		return bad && m.now().Sub(at) < blameFor
+	})
 }
 
 // blame remembers that a member sent wrong bytes.
@@ -79,6 +87,11 @@ func (m *Members) blame(member discovery.Member, ref reference.Reference, err er
 	m.blamed.Add(blame{member.ID, ref.Digest}, m.now())
 	m.log.Info("member sent wrong bytes, and is not asked for them again", "peer", member.ID.String(),
 		"address", member.PeerAPI, "ref", ref.String(), "reason", err.Error())
+}
+
+// Blame remembers that a member sent wrong bytes of something, so that it is not asked for it for a while.
+func (m *Members) Blame(member discovery.Member, ref reference.Reference, err error) {
+	m.blame(member, ref, err)
 }
 
 // failed takes note of a member that could not give what it said it had.
@@ -131,11 +144,15 @@ func (m *Members) Tag(ctx context.Context, ref reference.Reference) (newest cont
 	return newest, vouched, nil
 }
 
-// Manifest gets a manifest by digest, verified.
-func (m *Members) Manifest(ctx context.Context, ref reference.Reference) (ocispec.Descriptor, []byte, error) {
-	members, err := m.providers(ctx, ref.Digest)
-	if err != nil {
-		return ocispec.Descriptor{}, nil, err
+// Manifest gets a manifest by digest, verified: from one of some members, or of those that discovery knows to hold it
+// if none are named.
+func (m *Members) Manifest(ctx context.Context, ref reference.Reference, from ...discovery.Member) (ocispec.Descriptor, []byte, error) {
+	members := m.unblamed(from, ref.Digest)
+	if len(from) == 0 {
+		var err error
+		if members, err = m.providers(ctx, ref.Digest); err != nil {
+			return ocispec.Descriptor{}, nil, err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, openWithin)
 	defer cancel()

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -75,6 +76,9 @@ type Config struct {
 	Flights *flight.Group
 	// Members is asked for what is not held. Nil where there are none.
 	Members *Members
+	// Coordinator agrees with the other members on who gets from upstream what all of them want. Nil where there are
+	// none.
+	Coordinator Coordinator
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
 	// Access says who may read what, by what Upstream has it Learn. Nil lets everybody read everything, and uses nobody's
@@ -115,6 +119,10 @@ type Mirror struct {
 	ctx     context.Context // What several clients wait for lives on it.
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	// unkept is until when this node is taken for one that keeps nothing, in Unix nanoseconds.
+	unkept atomic.Int64
+	// starting is held while something begins to run that no request waits for.
+	starting sync.Mutex
 }
 
 // New makes a mirror.
@@ -136,7 +144,8 @@ func New(cfg Config) (*Mirror, error) {
 		return nil, err
 	}
 	m.local = &Local{
-		Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Policy: cfg.Policy, Withheld: m.elsewhere.withheld, Now: cfg.Now,
+		Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Policy: cfg.Policy, Withheld: m.elsewhere.withheld,
+		Flights: cfg.Flights, Now: cfg.Now,
 	}
 	m.local.Gate.Access = cfg.Access
 	if m.local.forgotten, err = lru.New[string, time.Time](maxRemembered); err != nil {
@@ -151,6 +160,7 @@ func New(cfg Config) (*Mirror, error) {
 	if m.memory, err = lru.New[digest.Digest, fetched](maxInMemory); err != nil {
 		return nil, fmt.Errorf("make memory of manifests: %w", err)
 	}
+	m.local.memory = m.memory
 	if m.sizes, err = lru.New[digest.Digest, int64](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of sizes: %w", err)
 	}
@@ -160,7 +170,7 @@ func New(cfg Config) (*Mirror, error) {
 	})
 	m.tags = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_tag_lookups_total",
-		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), confirmed or moved or new (by upstream), stale (upstream can't be asked), local (the route asks nobody outside), failed.",
+		Help: "Tags resolved, by how: fresh (known for less than the freshness window), peer (other members know it), shared (another member has just asked upstream), confirmed or moved or new (by upstream), stale (upstream can't be asked), local (the route asks nobody outside), failed.",
 	}, []string{"result"})
 	m.ages = factory.NewHistogram(prometheus.HistogramOpts{
 		Name: "kioo_tag_age_seconds", Help: "How long ago a registry confirmed what tags were answered to mean.",
@@ -176,7 +186,9 @@ func New(cfg Config) (*Mirror, error) {
 
 // Close ends what still runs for clients that have left, and waits for it. No request may come any more.
 func (m *Mirror) Close() {
+	m.starting.Lock()
 	m.cancel()
+	m.starting.Unlock()
 	m.running.Wait()
 }
 

@@ -73,7 +73,8 @@ func (m *Members) Source(ref reference.Reference) flight.Source { return m.sourc
 // source is Source on the ground of an admission.
 func (m *Members) source(ref reference.Reference, a *admission, saw func(reference.Reference, digest.Digest)) *membersSource {
 	return &membersSource{
-		members: m, ref: ref, admission: a, saw: saw, failed: map[p2p.ID]bool{}, used: map[p2p.ID]discovery.Member{},
+		members: m, ref: ref, admission: a, scope: a.scope(), saw: saw,
+		failed: map[p2p.ID]bool{}, used: map[p2p.ID]discovery.Member{},
 	}
 }
 
@@ -82,10 +83,13 @@ type membersSource struct {
 	members   *Members
 	ref       reference.Reference
 	admission *admission // Nil for none.
+	scope     string     // What the admission's was when the flight began.
+	apart     bool       // No swarm helps: it knows of no place but members and upstream.
 	saw       func(ref reference.Reference, dgst digest.Digest)
 
 	mu     sync.Mutex
-	failed map[p2p.ID]bool // Those that could not give what they said they had.
+	named  []discovery.Member // By the coordinator, to be tried before those that discovery knows.
+	failed map[p2p.ID]bool    // Those that could not give what they said they had.
 	used   map[p2p.ID]discovery.Member
 }
 
@@ -100,6 +104,14 @@ func (s *membersSource) Verified() {
 	if s.saw != nil {
 		s.saw(s.ref, s.ref.Digest)
 	}
+}
+
+// Reference says what the source is asked for, and whether a swarm may help with it.
+func (s *membersSource) Reference() (reference.Reference, bool) { return s.ref, !s.apart }
+
+// Ground gives a context in which members are asked on the same ground as by the source.
+func (s *membersSource) Ground(ctx context.Context) context.Context {
+	return s.admission.within(ctx, s.scope)
 }
 
 // Trusted implements flight.Source.
@@ -117,7 +129,28 @@ func (s *membersSource) Blame(err error) {
 
 // Open implements flight.Source.
 func (s *membersSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
-	stream := &membersStream{source: s, ctx: s.admission.in(ctx), pos: off, end: end}
+	stream := &membersStream{source: s, ctx: s.Ground(ctx), pos: off, end: end}
+	if err := stream.reopen(openWithin); err != nil {
+		return nil, err
+	}
+	return stream, nil
+}
+
+// From gives the same members, of which one is asked before all others.
+func (s *membersSource) From(first discovery.Member) flight.Source { return &holderSource{s, first} }
+
+// holderSource is the other members with one before all others.
+type holderSource struct {
+	*membersSource
+	first discovery.Member
+}
+
+// String implements flight.Source.
+func (s *holderSource) String() string { return "member " + s.first.ID.String() }
+
+// Open implements flight.Source.
+func (s *holderSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	stream := &membersStream{source: s.membersSource, ctx: s.Ground(ctx), pos: off, end: end, first: []discovery.Member{s.first}}
 	if err := stream.reopen(openWithin); err != nil {
 		return nil, err
 	}
@@ -126,19 +159,30 @@ func (s *membersSource) Open(ctx context.Context, off, end int64) (flight.Stream
 
 // untried gives the members that are still worth asking.
 func (s *membersSource) untried(ctx context.Context) ([]discovery.Member, error) {
+	s.mu.Lock()
+	named := s.worthATry(s.named)
+	s.mu.Unlock()
+	if len(named) > 0 {
+		return named, nil
+	}
 	found, err := s.members.providers(ctx, s.ref.Digest)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.worthATry(found), nil
+}
+
+// worthATry leaves out those that failed before. The caller holds the lock.
+func (s *membersSource) worthATry(found []discovery.Member) []discovery.Member {
 	var members []discovery.Member
 	for _, member := range found {
 		if !s.failed[member.ID] {
 			members = append(members, member)
 		}
 	}
-	return members, nil
+	return members
 }
 
 // use notes a member that bytes have come from.
@@ -160,7 +204,8 @@ type membersStream struct {
 	source *membersSource
 	ctx    context.Context
 	pos    int64
-	end    int64 // Negative for the blob's end.
+	end    int64              // Negative for the blob's end.
+	first  []discovery.Member // Asked before anybody is looked for.
 	now    attempt[*peer.Stream]
 	cancel context.CancelFunc
 	// counted says that the member is noted as one that bytes have come from.
@@ -177,12 +222,24 @@ const (
 
 // reopen starts to read from the fastest of the members that are left, within a time.
 func (s *membersStream) reopen(within time.Duration) error {
+	if first := s.first; first != nil {
+		s.first = nil
+		if s.open(within, first) == nil {
+			return nil
+		}
+	}
+	return s.open(within, nil)
+}
+
+// open is reopen with these members, or else those that say to hold the blob.
+func (s *membersStream) open(within time.Duration, members []discovery.Member) (err error) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer time.AfterFunc(within, cancel).Stop() // For the opening alone: what is opened lives on the same context.
-	members, err := s.source.untried(ctx)
-	if err != nil {
-		cancel()
-		return err
+	if members == nil {
+		if members, err = s.source.untried(ctx); err != nil {
+			cancel()
+			return err
+		}
 	}
 	won, err := race(ctx, members, func(ctx context.Context, member discovery.Member) (*peer.Stream, error) {
 		in, err := s.source.members.client.Blob(ctx, member.PeerAPI, s.source.ref, s.pos, s.end)
@@ -201,6 +258,9 @@ func (s *membersStream) reopen(within time.Duration) error {
 
 // Size implements flight.Stream.
 func (s *membersStream) Size() int64 { return s.now.value.Size() }
+
+// Distant implements flight.Distant.
+func (s *membersStream) Distant() bool { return s.now.member.Zone != s.source.members.client.Zone() }
 
 // Ranged implements flight.Stream.
 func (s *membersStream) Ranged() bool { return true }

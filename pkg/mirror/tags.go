@@ -7,8 +7,10 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -84,7 +86,7 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 			ctx, cancel = context.WithTimeout(ctx, confirmWithin)
 			defer cancel()
 		}
-		return m.confirm(ctx, ref, known, origin)
+		return m.agree(ctx, ref, known, origin)
 	})
 	switch {
 	case err != nil:
@@ -145,6 +147,51 @@ func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference, known 
 		return memberTag{tag, vouched}, nil
 	})
 	return got.Tag, got.vouched, err
+}
+
+// agree finds out what a tag means now: one member asks upstream for all that want to know at the same time.
+func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meaning, origin upstream.Origin) (fetched, error) {
+	if !known.route.AsksMembers() {
+		return m.confirm(ctx, ref, known, origin)
+	}
+	scope := admissionOf(ctx).scope()
+	p := m.pursueTag(swarmKey(ref.String(), scope), m.sharedFor(ref, known.rule))
+	switch what, answer := p.next(ctx); what {
+	case believe:
+		tag := content.Tag{Target: answer.Value.Target, Confirmed: answer.Value.Confirmed}
+		m.tags.WithLabelValues("shared").Inc()
+		m.setTag(ctx, ref, tag)
+		return fetched{desc: tag.Target}, nil
+	case lead:
+		l := p.lead()
+		got, err := m.confirm(ctx, ref, known, origin)
+		l.end(func(ctx context.Context) {
+			if err != nil {
+				m.tell(ctx, p.key, failed(1, err))
+				return
+			}
+			if got.body != nil {
+				m.hold(ctx, swarmKey(got.desc.Digest.String(), scope), got.desc.Digest, got.desc.Size) // First, as this is what the others want next.
+			}
+			s := coordinator.Small{Announce: swarm.Announce{Size: 1, Complete: true}}
+			s.Value = &coordinator.TagValue{Target: got.desc, Confirmed: m.cfg.Now()}
+			m.tell(ctx, p.key, s)
+		})
+		return got, err
+	}
+	return m.confirm(ctx, ref, known, origin)
+}
+
+// sharedFor gives how old a confirmation by another member may be. One from before the tag was forgotten is none.
+func (m *Mirror) sharedFor(ref reference.Reference, rule policy.TagRule) time.Duration {
+	within := rule.FreshFor
+	if !rule.MembersFirst() {
+		within = min(within, moment)
+	}
+	if at, ok := m.local.forgotten.Peek(ref.String()); ok {
+		within = min(within, max(0, m.cfg.Now().Sub(at)))
+	}
+	return within
 }
 
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls

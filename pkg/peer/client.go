@@ -21,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 )
 
 // What a member's answer means for who asked.
@@ -35,6 +36,31 @@ var (
 	errStalled = errors.New("no byte for too long")
 )
 
+// Busy says that a member has no upload slot free, and matches ErrBusy.
+type Busy struct {
+	// Retry is how long the member wants to be left alone; 0 where it does not say.
+	Retry time.Duration
+}
+
+func (b *Busy) Error() string { return fmt.Sprintf("%v for %v", ErrBusy, b.Retry) }
+
+// Unwrap gives ErrBusy.
+func (b *Busy) Unwrap() error { return ErrBusy }
+
+// RetryHeader is Retry-After in milliseconds: members are busy for less than the second that Retry-After can say.
+const RetryHeader = "Kioo-Retry-After-Ms"
+
+// maxRetry bounds what is believed of a member's hint.
+const maxRetry = 30 * time.Second
+
+func retryAfter(h http.Header) time.Duration {
+	if ms, err := strconv.ParseUint(h.Get(RetryHeader), 10, 31); err == nil {
+		return min(time.Duration(ms)*time.Millisecond, maxRetry)
+	}
+	s, _ := strconv.ParseUint(h.Get("Retry-After"), 10, 31) // Nothing sensible is no hint.
+	return min(time.Duration(s)*time.Second, maxRetry)
+}
+
 // ClientConfig is what a client needs.
 type ClientConfig struct {
 	Credentials *Credentials
@@ -44,6 +70,10 @@ type ClientConfig struct {
 	FirstByte time.Duration
 	// Progress is how long a body may stand still. 2 seconds by default: the rest then comes from somewhere else.
 	Progress time.Duration
+	// Member and Zone say who asks. Members share their certificates, so that this is for scheduling alone.
+	Member, Zone string
+	// BytesPerSecond caps what is read of all blobs together; 0 is no cap.
+	BytesPerSecond int64
 
 	Registerer prometheus.Registerer
 }
@@ -52,9 +82,16 @@ type ClientConfig struct {
 type Client struct {
 	http     *http.Client
 	dialer   *dialer
-	progress time.Duration
+	cfg      ClientConfig
+	limit    *rate.Limiter // Nil without a cap.
 	received prometheus.Counter
 }
+
+// Who asks is in these headers of every request.
+const (
+	MemberHeader = "Kioo-Member"
+	ZoneHeader   = "Kioo-Zone"
+)
 
 // NewClient makes a client.
 func NewClient(cfg ClientConfig) *Client {
@@ -69,9 +106,9 @@ func NewClient(cfg ClientConfig) *Client {
 	dialer := &dialer{
 		net: net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}, tls: cfg.Credentials.Client(),
 	}
-	return &Client{
-		progress: cfg.Progress,
-		dialer:   dialer,
+	c := &Client{
+		cfg:    cfg,
+		dialer: dialer,
 		http: &http.Client{
 			Transport: &http.Transport{
 				DialTLSContext:        dialer.secure,
@@ -90,7 +127,17 @@ func NewClient(cfg ClientConfig) *Client {
 			Name: "kioo_peer_downloaded_bytes_total", Help: "Bytes received from other members.",
 		}),
 	}
+	if cfg.BytesPerSecond > 0 {
+		c.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), int(max(maxRead, min(cfg.BytesPerSecond/10, 1<<30))))
+	}
+	return c
 }
+
+// maxRead is how many bytes are read at once under a bandwidth cap.
+const maxRead = 64 << 10
+
+// Zone is where this member is.
+func (c *Client) Zone() string { return c.cfg.Zone }
 
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -178,7 +225,10 @@ func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Referen
 
 // stream makes a body one that can't stand still.
 func (c *Client) stream(ctx context.Context, cancel context.CancelCauseFunc, resp *http.Response, size int64, what string) *Stream {
-	s := &Stream{body: resp.Body, size: size, cancel: cancel, ctx: ctx, progress: c.progress, received: c.received, what: what}
+	s := &Stream{
+		body: resp.Body, size: size, cancel: cancel, ctx: ctx, limit: c.limit,
+		progress: c.cfg.Progress, received: c.received, what: what,
+	}
 	s.timer = time.AfterFunc(time.Hour, s.stall)
 	s.timer.Stop() // Each read starts it: what happens between two of them is not the member's fault.
 	return s
@@ -201,7 +251,7 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 	case http.StatusNotFound:
 		err = ErrNotHeld
 	case http.StatusTooManyRequests:
-		err = ErrBusy
+		err = &Busy{Retry: retryAfter(resp.Header)}
 	default:
 		err = fmt.Errorf("status %d", resp.StatusCode)
 	}
@@ -233,6 +283,10 @@ func (c *Client) send(ctx context.Context, method string, addrs []string, url, b
 	}
 	if byteRange != "" {
 		req.Header.Set("Range", byteRange)
+	}
+	if c.cfg.Member != "" {
+		req.Header.Set(MemberHeader, c.cfg.Member)
+		req.Header.Set(ZoneHeader, c.cfg.Zone)
 	}
 	as := setClaim(ctx, req)
 	resp, err := c.http.Do(req)
@@ -288,6 +342,8 @@ type Stream struct {
 	cancel   context.CancelCauseFunc
 	progress time.Duration
 	timer    *time.Timer
+	limit    *rate.Limiter
+	owed     int // Bytes of the last read, for which the next one waits.
 	stalled  atomic.Bool
 	received prometheus.Counter
 }
@@ -305,9 +361,16 @@ func (s *Stream) Ranged() bool { return true }
 
 // Read implements io.Reader.
 func (s *Stream) Read(p []byte) (int, error) {
+	if s.limit != nil {
+		if err := s.limit.WaitN(s.ctx, s.owed); err != nil {
+			return 0, fmt.Errorf("wait for bandwidth: %w", err)
+		}
+		p = p[:min(len(p), maxRead)]
+	}
 	s.timer.Reset(s.progress)
 	n, err := s.body.Read(p)
 	s.timer.Stop()
+	s.owed = n
 	s.received.Add(float64(n))
 	switch {
 	case err == nil || err == io.EOF:

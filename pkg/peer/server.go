@@ -13,9 +13,9 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/httpserver"
+	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
-	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 )
 
@@ -54,6 +54,9 @@ type ServerConfig struct {
 	// Queue is how many requests may wait for a slot, for a tenth of a second each. More are refused at once, and
 	// ask another member. 64 by default.
 	Queue int
+	// First tells of a request for a blob that it is for bytes which nobody else can send yet, so that it is served
+	// beside the slots. Nil never does.
+	First func(r *http.Request) bool
 	// BytesPerSecond caps all uploads together; 0 is no cap.
 	BytesPerSecond int64
 	// Drain is how long uploads may take to finish when the server ends. 10 seconds by default.
@@ -68,8 +71,7 @@ type Server struct {
 	cfg     ServerConfig
 	http    *httpserver.Server
 	control *http.ServeMux
-	slots   *semaphore.Weighted
-	waiting *semaphore.Weighted
+	gate    *gate
 	limit   *rate.Limiter // Nil without a cap.
 	step    int           // Bytes written at once under a cap.
 	refused prometheus.Counter
@@ -91,8 +93,7 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{
 		cfg:     cfg,
 		control: http.NewServeMux(),
-		slots:   semaphore.NewWeighted(int64(cfg.Slots)),
-		waiting: semaphore.NewWeighted(int64(cfg.Queue)),
+		gate:    newGate(cfg.Slots, cfg.Queue),
 		refused: factory.NewCounter(prometheus.CounterOpts{
 			Name: "kioo_peer_uploads_refused_total", Help: "Requests of members that were sent elsewhere because all upload slots were taken.",
 		}),
@@ -134,27 +135,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.cfg.Handler.ServeHTTP(w, r) // Small answers need no slot: they tell where to get the large ones.
 		return
 	}
-	if !s.acquire(r.Context()) {
+	member := swarm.ID(r.Header.Get(MemberHeader))
+	if member == "" {
+		member = swarm.ID(r.RemoteAddr)
+	}
+	first := s.cfg.First != nil && s.cfg.First(r)
+	if hint, ok := s.gate.enter(r.Context(), member, first); !ok {
 		s.refused.Inc()
-		w.Header().Set("Retry-After", strconv.Itoa(1))
+		w.Header().Set("Retry-After", "1") // In whole seconds, for those who do not know the other.
+		w.Header().Set(RetryHeader, strconv.FormatInt(hint.Milliseconds(), 10))
 		http.Error(w, "all upload slots are taken", http.StatusTooManyRequests)
 		return
 	}
-	defer s.slots.Release(1)
+	defer s.gate.leave(member)
 	s.cfg.Handler.ServeHTTP(w, r)
-}
-
-func (s *Server) acquire(ctx context.Context) bool {
-	if s.slots.TryAcquire(1) {
-		return true
-	}
-	if !s.waiting.TryAcquire(1) {
-		return false
-	}
-	defer s.waiting.Release(1)
-	ctx, cancel := context.WithTimeout(ctx, queueWait)
-	defer cancel()
-	return s.slots.Acquire(ctx, 1) == nil
 }
 
 // upload counts what is sent, and slows it down under a cap.

@@ -68,7 +68,11 @@ func (h *Handler) blob(w *response, req *http.Request, x *exchange) error {
 	if err != nil {
 		return err
 	}
-	if arriving, ok := a.Blob.(content.Arriving); ok {
+	if part, ok := a.Blob.(interface{ Covers(off, n int64) error }); ok {
+		if err := part.Covers(r.off, r.n); err != nil {
+			return err
+		}
+	} else if arriving, ok := a.Blob.(content.Arriving); ok {
 		if err := arriving.Ready(req.Context(), r.off); err != nil {
 			return err
 		}

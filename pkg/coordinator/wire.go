@@ -1,0 +1,163 @@
+package coordinator
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Bounds of messages. The largest announce has a key of two names and a bit for each piece, the largest answer 32
+// members.
+const (
+	maxRequest   = 32 << 10
+	maxResponse  = 256 << 10
+	maxKey       = 1024
+	maxAvoid     = 8
+	maxNamed     = 64
+	maxLeases    = 4096
+	maxMediaType = 256
+	// maxWait bounds how long an announce may wait for something to do. It is well below what HTTP clients and
+	// connection trackers take for a dead connection.
+	maxWait = time.Second
+	maxAge  = 24 * time.Hour
+)
+
+// errMalformed says that a message breaks the protocol.
+var errMalformed = errors.New("malformed message")
+
+// question is an announce and what belongs to it.
+type question struct {
+	key  string
+	from discovery.Member
+	// avoid names members that the sender found silent: it does not want to be sent to them.
+	avoid []peer.ID
+	// final says that the sender was redirected often enough.
+	final bool
+	// wait is how long the sender would wait for something to do.
+	wait time.Duration
+	// renew is within what time the sender, if it has a lease, announces again; if it does not, it died. Zero leaves
+	// that to the tracker.
+	renew    time.Duration
+	announce swarm.Announce
+	// value is what the sender heard a tag to mean, if it did.
+	value *TagValue
+	// within is how long ago a tag's meaning may have been heard so that the sender believes it.
+	within time.Duration
+}
+
+// Members and announces as they travel. Fields that a later version adds are passed over, so that a fleet can be
+// upgraded node by node; what is known is checked before anything is done with it.
+type (
+	wireMember struct {
+		ID      string   `json:"id"`
+		PeerAPI []string `json:"peerAPI"`
+		Zone    string   `json:"zone,omitempty"`
+	}
+	wireTag struct {
+		MediaType string `json:"mediaType"`
+		Digest    string `json:"digest"`
+		Size      int64  `json:"size"`
+		AgeMS     int64  `json:"ageMs"` // An age, because members' clocks differ.
+	}
+	wireRequest struct {
+		Key        string     `json:"key"`
+		From       wireMember `json:"from"`
+		Avoid      []string   `json:"avoid,omitempty"`
+		Final      bool       `json:"final,omitempty"`
+		WaitMS     int64      `json:"waitMs,omitempty"`
+		RenewMS    int64      `json:"renewMs,omitempty"`
+		Size       int64      `json:"size"`
+		Have       []byte     `json:"have,omitempty"`
+		Complete   bool       `json:"complete,omitempty"`
+		Fetched    int64      `json:"fetched,omitempty"`
+		Upstream   uint8      `json:"upstream,omitempty"`
+		Sequential bool       `json:"sequential,omitempty"`
+		Stalled    bool       `json:"stalled,omitempty"`
+		Leaving    bool       `json:"leaving,omitempty"`
+		Tag        *wireTag   `json:"tag,omitempty"`
+		WithinMS   int64      `json:"withinMs,omitempty"`
+	}
+	wireLease struct {
+		Start int64  `json:"start"`
+		End   int64  `json:"end"`
+		From  string `json:"from,omitempty"`
+	}
+	wireResponse struct {
+		// Closer answers with 421: ask these instead. Nothing else is set then.
+		Closer     []wireMember `json:"closer,omitempty"`
+		Size       int64        `json:"size"`
+		Members    []wireMember `json:"members,omitempty"` // All that are named below.
+		Holders    []string     `json:"holders,omitempty"`
+		Neighbours []string     `json:"neighbours,omitempty"`
+		Leases     []wireLease  `json:"leases,omitempty"`
+		NoSource   bool         `json:"noSource,omitempty"`
+		Wait       bool         `json:"wait,omitempty"`
+		AgainMS    int64        `json:"againMs,omitempty"`
+		Tag        *wireTag     `json:"tag,omitempty"`
+	}
+)
+
+// decodeStrictly reads one JSON value and nothing after it.
+func decodeStrictly(body []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fmt.Errorf("%w: more than one value", errMalformed)
+	}
+	return nil
+}
+
+func encodeMember(m discovery.Member) wireMember {
+	return wireMember{ID: m.ID.String(), PeerAPI: m.PeerAPI, Zone: m.Zone}
+}
+
+func (w wireMember) decode() (discovery.Member, error) {
+	id, err := peer.Decode(w.ID)
+	if err != nil {
+		return discovery.Member{}, fmt.Errorf("%w: identity %.80q: %w", errMalformed, w.ID, err)
+	}
+	m := discovery.Member{ID: id, PeerAPI: w.PeerAPI, Zone: w.Zone}
+	if err := m.Validate(); err != nil {
+		return discovery.Member{}, fmt.Errorf("%w: member %s: %w", errMalformed, id, err)
+	}
+	if len(m.PeerAPI) == 0 {
+		return discovery.Member{}, fmt.Errorf("%w: member %s without an address", errMalformed, id)
+	}
+	return m, nil
+}
+
+func encodeTag(v *TagValue, now time.Time) *wireTag {
+	if v == nil {
+		return nil
+	}
+	age := max(now.Sub(v.Confirmed), 0).Milliseconds()
+	return &wireTag{MediaType: v.Target.MediaType, Digest: v.Target.Digest.String(), Size: v.Target.Size, AgeMS: age}
+}
+
+func (w *wireTag) decode(now time.Time) (*TagValue, error) {
+	if w == nil {
+		return nil, nil
+	}
+	dgst, err := reference.ParseDigest(w.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("%w: tag: %w", errMalformed, err)
+	}
+	if w.Size < 0 || w.AgeMS < 0 || w.AgeMS > maxAge.Milliseconds() || len(w.MediaType) > maxMediaType {
+		return nil, fmt.Errorf("%w: tag with size %d, age %d ms, media type of %d bytes", errMalformed, w.Size, w.AgeMS, len(w.MediaType))
+	}
+	return &TagValue{
+		Target:    ocispec.Descriptor{MediaType: w.MediaType, Digest: dgst, Size: w.Size},
+		Confirmed: now.Add(-time.Duration(w.AgeMS) * time.Millisecond),
+	}, nil
+}

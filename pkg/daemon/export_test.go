@@ -1,0 +1,15 @@
+package daemon
+
+import (
+	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/opencontainers/go-digest"
+)
+
+// Members is how many other members a fleet's daemon knows of.
+func (d *Daemon) Members() int { return len(d.fleet.discovery.Members()) }
+
+// Coordinates tells whether a daemon is the member closest to a blob.
+func (d *Daemon) Coordinates(dgst digest.Digest) bool {
+	nearest := d.fleet.discovery.Nearest(discovery.DigestKey(dgst), 1)
+	return len(nearest) > 0 && nearest[0].ID == d.fleet.discovery.Self().ID
+}

@@ -1,0 +1,152 @@
+package flight
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Distant is a Stream that may tell that its bytes come from another zone.
+type Distant interface {
+	// Distant tells where the bytes of the last read came from.
+	Distant() bool
+}
+
+func (g *Group) count(src Origin, in Stream, n int) {
+	far, ok := in.(Distant)
+	g.tally(src, n, ok && far.Distant())
+}
+
+func (g *Group) tally(src Origin, n int, far bool) {
+	g.bytes.WithLabelValues(src.Kind()).Add(float64(n))
+	if far {
+		g.far.Add(float64(n))
+	}
+}
+
+// opened takes note of what a source says of the blob, and makes the spool if it is the first to say.
+func (f *flight) opened(src Source, in Stream, s *stream) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s.guide != nil && s.guide != f.guide {
+		return errUnguided
+	}
+	expected := f.size
+	if expected < 0 && !src.Trusted() {
+		expected = f.hint
+	}
+	if expected >= 0 && in.Size() != expected {
+		return fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), expected)
+	}
+	if !in.Ranged() {
+		f.sequential = true
+	}
+	f.credit(src)
+	fresh := f.spool == nil
+	if fresh {
+		if err := f.create(in.Size()); err != nil {
+			return err
+		}
+	}
+	if fresh && !src.Trusted() && f.size <= f.group.cfg.HoldBytes && f.group.cfg.HoldFor > 0 {
+		f.holding = true
+		f.hold = time.AfterFunc(f.group.cfg.HoldFor, f.release)
+	}
+	if s.end < 0 {
+		s.end = f.size
+	}
+	return nil
+}
+
+// credit notes who bytes have come from. Called with mu held.
+func (f *flight) credit(src Origin) {
+	if !slices.Contains(f.from, src) {
+		f.from = append(f.from, src)
+	}
+}
+
+// create makes the spool for a blob of that size. Called with mu held.
+func (f *flight) create(size int64) error {
+	spool, err := f.group.cfg.Create(f.dgst, size)
+	if err != nil {
+		return fatal{fmt.Errorf("make spool: %w", err)}
+	}
+	f.spool, f.size = spool, size
+	f.generation++
+	generation := f.generation
+	f.working.Go(func() { f.verify(spool, generation) })
+	f.notify()
+	return nil
+}
+
+// claim gives the bytes of [start, end) that have not arrived and that nobody writes, and keeps others from writing
+// them until settle. What has arrived is never written again: it may have been hashed, and read. Called with mu held.
+func (f *flight) claim(start, end int64) spans {
+	taken := f.have
+	if len(f.writing) > 0 {
+		taken = slices.Clone(f.have)
+		for _, w := range f.writing {
+			taken.add(w.start, w.end)
+		}
+	}
+	var free spans
+	for start < end {
+		gap := taken.gapFrom(start, end)
+		if gap.start >= gap.end {
+			break
+		}
+		free = append(free, gap)
+		start = gap.end
+	}
+	f.writing = append(f.writing, free...)
+	return free
+}
+
+// settle gives up a claim; written says that the bytes are there now. Called with mu held.
+func (f *flight) settle(claimed spans, written bool) {
+	for _, c := range claimed {
+		if i := slices.Index(f.writing, c); i >= 0 {
+			f.writing = slices.Delete(f.writing, i, i+1)
+		}
+		if written {
+			f.have.add(c.start, c.end)
+		}
+	}
+	f.notify()
+}
+
+// arrived stores bytes of a stream and shows them to the readers. It tells whether the stream's span goes on.
+func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
+	f.mu.Lock()
+	if s.guide != nil && s.guide != f.guide {
+		f.mu.Unlock()
+		return false, errUnguided
+	}
+	off, spool := s.pos, f.spool
+	p = p[:min(int64(len(p)), s.end-off)]
+	var todo spans
+	if len(p) > 0 {
+		todo = f.claim(off, off+int64(len(p)))
+	}
+	f.mu.Unlock()
+	if len(p) == 0 {
+		return false, nil
+	}
+	for _, t := range todo {
+		if _, err = spool.WriteAt(p[t.start-off:t.end-off], t.start); err != nil {
+			err = fatal{fmt.Errorf("write spool: %w", err)}
+			break
+		}
+	}
+	f.mu.Lock()
+	if s.guide == nil || s.guide == f.guide {
+		f.settle(todo, err == nil)
+	}
+	s.pos += int64(len(p))
+	more = s.pos < s.end
+	f.mu.Unlock()
+	if err == nil && s.arrived != nil {
+		s.arrived(off, off+int64(len(p)))
+	}
+	return more, err
+}

@@ -1,0 +1,135 @@
+package exchange
+
+import (
+	"context"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/swarm"
+)
+
+// do carries out what the picker wants done.
+func (p *party) do(now time.Time, actions []swarm.Action) {
+	for _, action := range actions {
+		switch a := action.(type) {
+		case swarm.Connect:
+			p.connect(a.Neighbour)
+		case swarm.Disconnect:
+			p.disconnect(a.Member)
+		case swarm.Request:
+			p.ask(a)
+		case swarm.Cancel:
+			p.cancelRequest(request{a.Member, a.Piece})
+		case swarm.Fetch, swarm.Release: // The leases are read as the assignment has them, also without a picker.
+		case swarm.Tell:
+			if f := p.followers[a.Member]; f != nil {
+				f.push(a.Haves)
+			}
+		case swarm.Report:
+			p.report(now)
+		case swarm.Blame:
+			p.blame(a.Member, a.Piece)
+		}
+	}
+}
+
+// later does what the picker makes of something that has just been found out, but not before the actions at hand are
+// done.
+func (p *party) later(event func(now time.Time) []swarm.Action) {
+	p.work.Go(func() {
+		p.post(func(now time.Time) { p.do(now, event(now)) })
+	})
+}
+
+// connect starts to listen to a neighbour.
+func (p *party) connect(to swarm.Neighbour) {
+	if _, ok := p.neighbours[to.Member]; ok {
+		return
+	}
+	member, ok := p.member(to.Member)
+	if !ok || len(member.PeerAPI) == 0 {
+		p.later(func(now time.Time) []swarm.Action { return p.download.Lost(now, to.Member) })
+		return
+	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	n := &neighbour{p: p, id: to.Member, member: member, cancel: cancel}
+	p.neighbours[to.Member] = n
+	p.work.Go(func() { n.listen(ctx) })
+}
+
+// disconnect ends all that is going on with a neighbour.
+func (p *party) disconnect(id swarm.ID) {
+	n := p.neighbours[id]
+	if n == nil {
+		return
+	}
+	delete(p.neighbours, id)
+	n.cancel()
+	for r := range p.requests {
+		if r.member == id {
+			p.cancelRequest(r)
+		}
+	}
+}
+
+// lost takes note that a neighbour's stream ended before all was told.
+func (p *party) lost(now time.Time, n *neighbour, err error) {
+	if p.neighbours[n.id] != n {
+		return
+	}
+	p.log.V(1).Info("neighbour lost", "peer", string(n.id), "address", n.member.PeerAPI, "reason", err.Error())
+	p.disconnect(n.id)
+	p.do(now, p.download.Lost(now, n.id))
+}
+
+// heardOf takes what a neighbour says that it has.
+func (p *party) heardOf(now time.Time, n *neighbour, f frame) {
+	if p.neighbours[n.id] != n {
+		return
+	}
+	if len(f.haves) > 0 {
+		p.do(now, p.download.Heard(now, n.id, f.haves))
+	}
+	if f.all {
+		p.do(now, p.download.HeardAll(now, n.id))
+	}
+}
+
+// blame notes that a member sent wrong bytes.
+func (p *party) blame(id swarm.ID, piece int) {
+	p.wrong[id] = true
+	member, ok := p.member(id)
+	p.log.Info("member sent a wrong piece", "peer", string(id), "address", member.PeerAPI, "piece", piece)
+	if ok && p.x.cfg.Blame != nil {
+		p.x.cfg.Blame(member, p.ref, errWrongPiece)
+	}
+}
+
+// followed adds a member that listens to us. It tells whether there is room.
+func (p *party) followed(now time.Time, f *follower) bool {
+	if old := p.followers[f.id]; old != nil {
+		old.end(false)
+		p.unfollowed(now, old)
+	}
+	if len(p.followers) >= p.x.cfg.MaxFollowers {
+		return false
+	}
+	p.followers[f.id] = f
+	p.following.Store(int64(len(p.followers)))
+	if p.download == nil {
+		p.engage(now)
+	} else {
+		p.do(now, p.download.Followed(now, swarm.Neighbour{Member: f.id, Zone: f.zone}))
+	}
+	return true
+}
+
+func (p *party) unfollowed(now time.Time, f *follower) {
+	if p.followers[f.id] != f {
+		return
+	}
+	delete(p.followers, f.id)
+	p.following.Store(int64(len(p.followers)))
+	if p.download != nil {
+		p.do(now, p.download.Unfollowed(now, f.id))
+	}
+}

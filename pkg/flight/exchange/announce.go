@@ -1,0 +1,223 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/coordinator"
+	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+)
+
+const (
+	// announceEvery is how often the coordinator hears from us if it does not say, and reportEvery at most.
+	announceEvery = time.Second
+	reportEvery   = 50 * time.Millisecond
+	// polling is after how long an announce of who has nothing to do is taken for one that the coordinator keeps open
+	// until it has news: then it is made again when there is something to tell.
+	polling = 300 * time.Millisecond
+	// recovers is for how long a failure of upstream counts that may pass.
+	recovers = 5 * time.Second
+)
+
+// announcing is the state of the conversation with the coordinator.
+type announcing struct {
+	due     time.Time
+	began   time.Time
+	cancel  context.CancelFunc // Of the announce that has no answer yet.
+	again   bool               // There was more to tell meanwhile.
+	stalled bool
+	last    *coordinator.Answer
+	// informed is when an answer last came from a coordinator that knew the others.
+	informed time.Time
+}
+
+func (a *announcing) running() bool { return a.cancel != nil }
+
+// report announces now, or soon if that was a moment ago.
+func (p *party) report(now time.Time) {
+	a := &p.announce
+	if !a.running() {
+		if due := a.began.Add(reportEvery); due.Before(a.due) {
+			a.due = due
+		}
+		return
+	}
+	a.again = true
+	if (a.last == nil || a.last.Wait) && now.Sub(a.began) >= polling {
+		a.cancel()
+	}
+}
+
+// tell announces, unless that is going on.
+func (p *party) tell(now time.Time) {
+	a := &p.announce
+	if a.running() {
+		return
+	}
+	what := p.statement(now)
+	a.began, a.again, a.stalled = now, false, false
+	a.due = now.Add(announceEvery)
+	ctx, cancel := context.WithCancel(p.ctx)
+	a.cancel = cancel
+	p.work.Go(func() {
+		answer, err := p.x.cfg.Announcer.Announce(ctx, p.key, what)
+		abandoned := ctx.Err() != nil
+		cancel()
+		p.post(func(now time.Time) { p.answered(now, answer, err, abandoned) })
+	})
+}
+
+// statement is what the coordinator is told.
+func (p *party) statement(now time.Time) swarm.Announce {
+	a := swarm.Announce{
+		Member: p.x.cfg.Self, Zone: p.x.cfg.Zone, Size: p.size, Upstream: p.upstream.now(now, p.task.Sources()),
+		Sequential: p.upstream.sequential, Stalled: p.announce.stalled, Fetched: p.fetched.Load(),
+	}
+	for piece := 0; p.size >= 0 && piece < p.layout.Pieces(); piece++ {
+		if start, end := p.layout.Span(piece); p.task.Has(start, end) {
+			a.Have.Add(piece)
+		}
+	}
+	return a
+}
+
+// answered takes the coordinator's answer. Without one from the start on there is no swarm; later, what is known of the
+// neighbours is as good as it was.
+func (p *party) answered(now time.Time, answer coordinator.Answer, err error, abandoned bool) {
+	a := &p.announce
+	a.cancel = nil
+	switch {
+	case abandoned:
+		a.due = now
+		return
+	case err != nil && a.last == nil:
+		p.leave(fmt.Errorf("announce: %w", err))
+		return
+	case err != nil:
+		p.log.V(1).Info("coordinator does not answer", "reason", err.Error())
+		return
+	}
+	a.last = &answer
+	if answer.Again > 0 {
+		a.due = now.Add(min(answer.Again, 5*announceEvery))
+	}
+	if answer.Wait {
+		a.due = a.began.Add(reportEvery)
+	}
+	if a.again {
+		a.due = now
+	}
+	for id, m := range answer.Members {
+		p.members[id] = m
+	}
+	if answer.NoSource {
+		p.noSource()
+		return
+	}
+	if p.size < 0 && answer.Size >= 0 {
+		p.sized(now, answer.Size)
+	}
+	if p.beginner(now, answer) {
+		a.due = a.began.Add(announceEvery / 4)
+		return
+	}
+	p.follow(now, p.leasesOf(&answer))
+	if p.download == nil {
+		p.engage(now)
+	} else {
+		p.do(now, p.download.Assigned(now, answer.Assignment))
+	}
+}
+
+// leasesOf gives what an answer has us read. Of what is one piece, or of unknown size, holders are told without leases.
+func (p *party) leasesOf(answer *coordinator.Answer) []swarm.Lease {
+	if len(answer.Leases) > 0 || len(answer.Holders) == 0 || p.size >= 0 && p.layout.Pieces() > 1 {
+		return answer.Leases
+	}
+	return []swarm.Lease{{End: p.size, From: answer.Holders[0]}}
+}
+
+// learns is for how long a coordinator may know less than we do.
+const learns = 1500 * time.Millisecond
+
+// beginner tells whether an answer comes from a coordinator that has just begun to coordinate the blob: it names less
+// than half of those that we exchange pieces with. It does not know yet either what they are fetching, so what it says
+// would have us fetch it as well. It hears of them within moments; until then all go on with what they are at.
+func (p *party) beginner(now time.Time, answer coordinator.Answer) bool {
+	known := 0
+	for _, n := range answer.Neighbours {
+		if p.neighbours[n.Member] != nil {
+			known++
+		}
+	}
+	for _, id := range answer.Holders { // They were neighbours, and are complete now.
+		if p.neighbours[id] != nil {
+			known++
+		}
+	}
+	if a := &p.announce; 2*known >= len(p.neighbours) || now.Sub(a.informed) >= learns {
+		a.informed = now
+		return false
+	}
+	return true
+}
+
+// noSource ends the flight if it has tried all there is itself; else it tries by itself.
+func (p *party) noSource() {
+	if p.upstream.refusal != nil {
+		p.leave(fmt.Errorf("%w: %w", flight.ErrNowhere, p.upstream.refusal))
+		return
+	}
+	p.leave(errors.New("no member has it, and those that asked upstream were refused"))
+}
+
+// standing is what this member knows of going upstream for the blob.
+type standing struct {
+	state      swarm.Upstream
+	since      time.Time
+	sequential bool
+	refusal    error
+	tried      int // How many ways upstream there were when it refused.
+}
+
+// now gives the state as the coordinator is to hear it.
+func (s *standing) now(now time.Time, sources []flight.Source) swarm.Upstream {
+	ways := waysUpstream(sources)
+	if ways == 0 {
+		return swarm.Never
+	}
+	if s.state == swarm.Refused && ways > s.tried { // Another client has come, with credentials of its own.
+		s.state, s.refusal = swarm.Able, nil
+	}
+	if (s.state == swarm.Failing || s.state == swarm.Busy) && now.Sub(s.since) >= recovers {
+		s.state = swarm.Able
+	}
+	return s.state
+}
+
+// failed takes note of a failure.
+func (s *standing) failed(now time.Time, err error, ways int) {
+	s.since = now
+	switch {
+	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrDenied):
+		s.state, s.refusal, s.tried = swarm.Refused, err, ways
+	case errors.Is(err, upstream.ErrRateLimited):
+		s.state = swarm.Busy
+	default:
+		s.state = swarm.Failing
+	}
+}
+
+// waysUpstream counts upstream once for each client that has credentials of its own.
+func waysUpstream(sources []flight.Source) (n int) {
+	for _, src := range sources {
+		if src.Trusted() {
+			n++
+		}
+	}
+	return n
+}

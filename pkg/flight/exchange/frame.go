@@ -1,0 +1,83 @@
+package exchange
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"github.com/kioo-dev/kioo/pkg/swarm"
+)
+
+// The stream on which a member tells what it has is a sequence of frames. Each begins with a byte that says what it
+// is; only frameHaves has more: the number of pieces, and for each of them its index and its hash. Numbers are
+// big-endian.
+const (
+	frameAlive byte = iota // Nothing new.
+	frameHaves
+	frameAll // The member has the whole blob, and this is the last frame.
+)
+
+const (
+	haveBytes = 4 + len(swarm.Hash{})
+	// maxHaves bounds the pieces in one frame. Whoever has more to tell sends more frames.
+	maxHaves = 512
+)
+
+// frame is one frame of the stream.
+type frame struct {
+	haves []swarm.Have
+	all   bool
+}
+
+// appendHaves appends as many frames as it takes to tell of the pieces.
+func appendHaves(b []byte, haves []swarm.Have) []byte {
+	for len(haves) > 0 {
+		n := min(len(haves), maxHaves)
+		b = binary.BigEndian.AppendUint16(append(b, frameHaves), uint16(n))
+		for _, h := range haves[:n] {
+			b = binary.BigEndian.AppendUint32(b, uint32(h.Piece))
+			b = append(b, h.Hash[:]...)
+		}
+		haves = haves[n:]
+	}
+	return b
+}
+
+// readFrame reads one frame about a blob of that many pieces. Its memory is bounded whatever the other side sends.
+func readFrame(r *bufio.Reader, pieces int) (frame, error) {
+	kind, err := r.ReadByte()
+	if err != nil {
+		return frame{}, err
+	}
+	switch kind {
+	case frameAlive:
+		return frame{}, nil
+	case frameAll:
+		return frame{all: true}, nil
+	case frameHaves:
+	default:
+		return frame{}, fmt.Errorf("a frame of unknown kind %d", kind)
+	}
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return frame{}, fmt.Errorf("a frame is cut short: %w", err)
+	}
+	n := int(binary.BigEndian.Uint16(head[:]))
+	if n > maxHaves {
+		return frame{}, fmt.Errorf("a frame of %d pieces, more than %d", n, maxHaves)
+	}
+	f := frame{haves: make([]swarm.Have, 0, n)}
+	var entry [haveBytes]byte
+	for range n {
+		if _, err := io.ReadFull(r, entry[:]); err != nil {
+			return frame{}, fmt.Errorf("a frame is cut short: %w", err)
+		}
+		piece := binary.BigEndian.Uint32(entry[:])
+		if piece >= uint32(pieces) {
+			return frame{}, fmt.Errorf("piece %d of a blob of %d", piece, pieces)
+		}
+		f.haves = append(f.haves, swarm.Have{Piece: int(piece), Hash: swarm.Hash(entry[4:])})
+	}
+	return f, nil
+}

@@ -1,0 +1,156 @@
+package exchange
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/peer"
+	"github.com/kioo-dev/kioo/pkg/swarm"
+)
+
+// outcome is what became of a request.
+type outcome struct {
+	result string // For the metric.
+	err    error
+	retry  time.Duration
+	hash   swarm.Hash // Of what arrived.
+	told   bool       // The neighbour said that it would be this one.
+}
+
+const (
+	arrived   = "arrived"
+	refused   = "refused"
+	late      = "late"
+	lost      = "lost"
+	wrong     = "wrong"
+	cancelled = "cancelled"
+	present   = "present"
+)
+
+// absentRetry is when to ask a member again for a piece that it said to have, and then had not.
+const absentRetry = time.Second
+
+// ask asks a neighbour for a piece.
+func (p *party) ask(a swarm.Request) {
+	r := request{a.Member, a.Piece}
+	n := p.neighbours[a.Member]
+	if n == nil || p.requests[r] != nil {
+		p.later(func(now time.Time) []swarm.Action { return p.download.Refused(now, a.Member, a.Piece, absentRetry) })
+		return
+	}
+	// The spool is there from the first piece on, by what others say of the size.
+	if err := p.task.Begin(p.size); err != nil {
+		p.leave(err)
+		return
+	}
+	ctx, cancel := context.WithDeadline(p.ctx, a.Deadline)
+	p.requests[r] = cancel
+	p.work.Go(func() {
+		o := n.get(ctx, a.Piece, a.Hash)
+		p.post(func(now time.Time) { p.concluded(now, r, n, o) })
+		cancel()
+	})
+}
+
+// cancelRequest gives a request up. What still comes of it is not told to the picker.
+func (p *party) cancelRequest(r request) {
+	if cancel := p.requests[r]; cancel != nil {
+		delete(p.requests, r)
+		cancel()
+	}
+}
+
+// concluded tells the picker what became of a request.
+func (p *party) concluded(now time.Time, r request, n *neighbour, o outcome) {
+	if p.requests[r] == nil {
+		o.result = cancelled
+	}
+	p.x.requests.WithLabelValues(o.result).Inc()
+	if o.result == cancelled {
+		return
+	}
+	delete(p.requests, r)
+	switch o.result {
+	case arrived:
+		if o.told {
+			p.hashes[r.piece] = o.hash
+			p.do(now, p.download.Arrived(now, r.member, r.piece))
+		} else { // From a holder of the whole: as from a lease, this member is the first to say what the hash is.
+			p.brought(now, swarm.Have{Piece: r.piece, Hash: o.hash})
+		}
+	case refused:
+		p.do(now, p.download.Refused(now, r.member, r.piece, o.retry))
+	case late:
+		p.late[r.member]++
+		p.do(now, p.download.TimedOut(now, r.member, r.piece))
+	case wrong:
+		p.do(now, p.download.Wrong(now, r.member, r.piece))
+	case lost:
+		p.lost(now, n, o.err)
+	case present: // A lease has brought it meanwhile.
+		p.hasher.present(r.piece)
+		p.do(now, p.download.Refused(now, r.member, r.piece, absentRetry))
+	}
+}
+
+// get reads a piece, and keeps it if it is what its hash says.
+func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome {
+	p := n.p
+	start, end := p.layout.Span(piece)
+	into, err := p.task.Piece(start, end)
+	switch {
+	case err != nil:
+		return outcome{result: refused, err: err, retry: absentRetry}
+	case into == nil:
+		return outcome{result: present}
+	}
+	defer into.Drop()
+	in, err := p.x.cfg.Peers.Blob(ctx, n.member.PeerAPI, p.ref, start, end)
+	if err != nil {
+		return failure(ctx, err)
+	}
+	defer in.Close()
+	if in.Size() != p.size {
+		return outcome{result: wrong, err: fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), p.size)}
+	}
+	buf := p.x.buffers.Get().(*[copyBuffer]byte)
+	defer p.x.buffers.Put(buf)
+	hash := sha256.New()
+	read, err := io.CopyBuffer(io.MultiWriter(hash, into), struct{ io.Reader }{in}, buf[:])
+	switch {
+	case err == nil && read < end-start:
+		err = io.ErrUnexpectedEOF
+		fallthrough
+	case err != nil:
+		return failure(ctx, err)
+	}
+	got := swarm.Hash(hash.Sum(nil))
+	told := want != swarm.Hash{} // Who holds the whole may know of no hashes.
+	if told && got != want {
+		return outcome{result: wrong, err: errWrongPiece}
+	}
+	if err := into.Keep(p.origin, n.distant()); err != nil {
+		return outcome{result: refused, err: err, retry: absentRetry}
+	}
+	return outcome{result: arrived, hash: got, told: told}
+}
+
+// failure says what an error means.
+func failure(ctx context.Context, err error) outcome {
+	var busy *peer.Busy
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return outcome{result: late, err: err}
+	case ctx.Err() != nil:
+		return outcome{result: cancelled, err: err}
+	case errors.As(err, &busy):
+		return outcome{result: refused, err: err, retry: busy.Retry}
+	case errors.Is(err, peer.ErrNotHeld):
+		return outcome{result: refused, err: err, retry: absentRetry}
+	}
+	return outcome{result: lost, err: err}
+}

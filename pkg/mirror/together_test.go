@@ -1,0 +1,243 @@
+package mirror_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/coordinator"
+	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/upstream"
+	"github.com/opencontainers/go-digest"
+)
+
+// pull gets what a container runtime gets of the image.
+func (m *resident) pull(ctx context.Context, o *origin, tag string) error {
+	if err := want(o.manifest)(m.tag(ctx, tag)); err != nil {
+		return err
+	}
+	if err := want(o.manifest)(m.manifest(ctx, digest.FromBytes(o.manifest))); err != nil {
+		return err
+	}
+	for _, body := range [][]byte{o.config, o.layer} {
+		if err := want(body)(m.blob(ctx, digest.FromBytes(body))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const second = time.Second
+
+func (o *origin) askedFew(t *testing.T, what, object string) {
+	t.Helper()
+	n := o.count(object)
+	t.Logf("%s: %d requests upstream", what, n)
+	if n < 1 || n > few {
+		t.Errorf("upstream was asked %d times for the %s", n, what)
+	}
+}
+
+// TestPullTogether has all members pull a new image at once: upstream sends everything about once.
+func TestPullTogether(t *testing.T) {
+	o := newOrigin(t)
+	fleet := newFleet(t, pulling, o, nil)
+	took := together(t, fleet, func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })
+	t.Logf("%d members in %v", len(fleet), took)
+	o.askedFew(t, "tag", "v1")
+	o.askedFew(t, "config", digest.FromBytes(o.config).String())
+	o.askedFew(t, "layer", digest.FromBytes(o.layer).String())
+	if n := o.count(digest.FromBytes(o.manifest).String()); n >= few {
+		t.Errorf("upstream was asked %d times for the manifest, which came with the tag", n)
+	}
+}
+
+// TestTagThatMoves is asked for upstream each time, but once for all who ask in the same moment.
+func TestTagThatMoves(t *testing.T) {
+	const fresh = 300 * time.Millisecond
+	o := newOrigin(t)
+	fleet := newFleet(t, 6, o, func(c *mirror.Config) {
+		c.FreshFor, c.Mutable = fresh, func(reference.Reference) bool { return true }
+	})
+	for round := range 3 {
+		before := o.count("latest")
+		together(t, fleet, func(ctx context.Context, m *resident) error { return want(o.manifest)(m.tag(ctx, "latest")) })
+		if n := o.count("latest") - before; n < 1 || n > few {
+			t.Errorf("round %d: upstream was asked %d times", round, n)
+		}
+		time.Sleep(2 * fresh)
+	}
+}
+
+// TestAloneAsBefore has one member of a fleet pull: nothing waits for anybody.
+func TestAloneAsBefore(t *testing.T) {
+	o := newOrigin(t)
+	fleet := newFleet(t, 3, o, nil)
+	together(t, fleet[:1], func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })
+	for object, n := range o.asked {
+		if n != 1 {
+			t.Errorf("%s: asked %d times", object, n)
+		}
+	}
+	// What one has, the others get from it, whether discovery knows of it yet or not.
+	o.intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		t.Errorf("upstream was asked for %s again", r.URL.Path)
+		return false
+	})
+	together(t, fleet[1:], func(ctx context.Context, m *resident) error {
+		return want(o.manifest)(m.manifest(ctx, digest.FromBytes(o.manifest)))
+	})
+}
+
+// coordinates gives the member closest to a tag.
+func coordinates(fleet []*resident, tag string) *resident {
+	name := reference.Reference{Repository: ref.Repository, Tag: tag}.String()
+	closest := fleet[0].disc.Nearest(discovery.TagKey(name), 1)[0].ID
+	return fleet[slices.IndexFunc(fleet, func(m *resident) bool { return m.disc.Self().ID == closest })]
+}
+
+// TestMembersFail has members fail before and while others rely on them.
+func TestMembersFail(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		// before is done to the coordinator, and during to the coordinator and the leader when upstream is asked first.
+		before func(coordinator *resident)
+		during func(coordinator, leader *resident)
+	}{
+		{name: "coordinator is gone", before: func(c *resident) { c.mute() }},
+		{name: "coordinator goes while all wait", during: func(c, _ *resident) { c.mute() }},
+		{name: "leader goes", during: func(_, l *resident) {
+			l.Close()
+			l.stop()
+		}},
+		{name: "leader falls silent", during: func(_, l *resident) { l.Close() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			o := newOrigin(t)
+			fleet := newFleet(t, 6, o, nil)
+			c := coordinates(fleet, "v1")
+			if test.before != nil {
+				test.before(c)
+			}
+			var once sync.Once
+			var failed atomic.Pointer[resident]
+			done := make(chan struct{})
+			defer close(done)
+			o.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+				hang := false
+				once.Do(func() {
+					if test.during == nil {
+						return
+					}
+					time.Sleep(100 * time.Millisecond) // So that the others wait already.
+					number, err := strconv.Atoi(r.UserAgent())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					leader := fleet[number]
+					if strings.HasPrefix(test.name, "leader") {
+						failed.Store(leader)
+						hang = true
+					}
+					test.during(c, leader)
+				})
+				if hang {
+					<-done
+				}
+				return hang
+			})
+			took := together(t, fleet, func(ctx context.Context, m *resident) error {
+				got, err := m.tag(ctx, "v1")
+				if m == failed.Load() {
+					return nil
+				}
+				return want(o.manifest)(got, err)
+			})
+			t.Logf("took %v", took)
+			if took > soon {
+				t.Errorf("took %v", took)
+			}
+			o.askedFew(t, "tag", "v1")
+		})
+	}
+}
+
+// TestUpstreamRefuses has upstream say no to everybody: all get the answer that they would get alone, and soon.
+func TestUpstreamRefuses(t *testing.T) {
+	for status, kind := range map[int]error{
+		http.StatusNotFound: upstream.ErrNotFound, http.StatusUnauthorized: upstream.ErrDenied,
+		http.StatusTooManyRequests: upstream.ErrRateLimited, http.StatusServiceUnavailable: upstream.ErrUnavailable,
+	} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			o := newOrigin(t)
+			o.intercept(func(w http.ResponseWriter, _ *http.Request) bool {
+				w.WriteHeader(status)
+				return true
+			})
+			fleet := newFleet(t, 6, o, nil)
+			for object, get := range map[string]func(context.Context, *resident) error{
+				"v1": func(ctx context.Context, m *resident) error { _, err := m.tag(ctx, "v1"); return err },
+				digest.FromBytes(o.manifest).String(): func(ctx context.Context, m *resident) error {
+					_, err := m.manifest(ctx, digest.FromBytes(o.manifest))
+					return err
+				},
+			} {
+				took := together(t, fleet, func(ctx context.Context, m *resident) error {
+					if err := get(ctx, m); !errors.Is(err, kind) {
+						return fmt.Errorf("instead of %w: %w", kind, err)
+					}
+					return nil
+				})
+				t.Logf("%s: %d requests, %v", object, o.count(object), took)
+				if n := o.count(object); n > len(fleet) || took > soon {
+					t.Errorf("%s: %d requests of %d members, in %v", object, n, len(fleet), took)
+				}
+			}
+		})
+	}
+}
+
+// unheard is a coordinator that nobody reaches.
+type unheard struct{}
+
+func (unheard) AnnounceSmall(context.Context, string, coordinator.Small) (coordinator.Answer, error) {
+	return coordinator.Answer{}, coordinator.ErrSilent
+}
+
+// TestNobodyCoordinates has a fleet in which nobody is heard: all go on as without a swarm.
+func TestNobodyCoordinates(t *testing.T) {
+	o := newOrigin(t)
+	fleet := newFleet(t, 2, o, func(c *mirror.Config) { c.Coordinator = unheard{} })
+	took := together(t, fleet, func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })
+	if took > soon {
+		t.Errorf("took %v", took)
+	}
+}
+
+// TestMembersThatKeepNothing have their caches off: manifests are shared from memory, and blobs are fetched by each
+// without anybody waiting for long.
+func TestMembersThatKeepNothing(t *testing.T) {
+	o := newOrigin(t)
+	o.keep = 0
+	fleet := newFleet(t, 3, o, nil)
+	took := together(t, fleet, func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })
+	t.Logf("took %v", took)
+	if took > soon {
+		t.Errorf("took %v", took)
+	}
+	o.askedFew(t, "tag", "v1")
+	if n := o.count(digest.FromBytes(o.manifest).String()); n > 0 {
+		t.Errorf("upstream was asked %d times for the manifest, which came with the tag", n)
+	}
+}

@@ -1,0 +1,74 @@
+package peer_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/peer"
+)
+
+// TestOneMemberTakesNotAll has a member ask for more than its share: it is refused with a hint, and another is served.
+func TestOneMemberTakesNotAll(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	started, release := make(chan string, 16), make(chan struct{})
+	defer close(release)
+	addr := serve(t, peer.ServerConfig{Credentials: creds, Slots: 8, Queue: 8, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		started <- r.Header.Get(peer.MemberHeader) + r.Header.Get(peer.ZoneHeader)
+		<-release
+		holder(body)(w, r)
+	})}) // A member's share is half of the slots.
+	clients := map[string]*peer.Client{}
+	for _, name := range []string{"a", "b"} {
+		c := peer.NewClient(peer.ClientConfig{Credentials: creds, Member: name, Zone: "z", FirstByte: time.Minute})
+		t.Cleanup(c.Close)
+		clients[name] = c
+	}
+	ask := func(name string) {
+		if s, err := clients[name].Blob(t.Context(), []string{addr}, blobRef(body), 0, -1); err == nil {
+			s.Close()
+		}
+	}
+	for range 4 {
+		go ask("a")
+		if who := <-started; who != "az" {
+			t.Errorf("served %q", who)
+		}
+	}
+	_, err := clients["a"].Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
+	var busy *peer.Busy
+	if !errors.As(err, &busy) || !errors.Is(err, peer.ErrBusy) || busy.Retry <= 0 || busy.Retry > time.Second {
+		t.Errorf("beyond its share: %v", err)
+	}
+	go ask("b")
+	if who := <-started; who != "bz" {
+		t.Errorf("served %q", who)
+	}
+}
+
+func TestDownloadCap(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 400_000)
+	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds})
+	c := peer.NewClient(peer.ClientConfig{Credentials: creds, BytesPerSecond: 1_000_000})
+	t.Cleanup(c.Close)
+	began := time.Now()
+	for range 2 {
+		s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, s); err != nil || n != int64(len(body)) {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		s.Close()
+	}
+	// 800 kB at 1 MB/s, of which the first tenth may come at once.
+	if took := time.Since(began); took < 600*time.Millisecond {
+		t.Errorf("800 kB under a cap of 1 MB/s took %v", took)
+	}
+}

@@ -1,0 +1,122 @@
+package swarm
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// TrackerConfig is what a Tracker needs.
+type TrackerConfig struct {
+	// Rand is the source of all its choices. Required.
+	Rand *rand.Rand
+	// Blobs is how many it knows at most; one more forgets the one that was announced longest ago. 0 means 4096.
+	Blobs int
+	// Members is how many it knows for each blob; one more is told to go on as without a swarm. 0 means 16384.
+	Members int
+	// UpstreamLeases is how many members fetch from upstream at once. Upstreams send each connection only so much, so
+	// that several fetch a blob faster than one; too many annoy them. 0 means 8.
+	UpstreamLeases int
+	// Expiry is after how long without an announcement a member is taken for gone. 0 means 4 seconds.
+	Expiry time.Duration
+	// Patience is after how long without progress a member's leases return. 0 means 3 seconds.
+	Patience time.Duration
+}
+
+// Tracker is what a coordinator keeps of all blobs that it coordinates. It is only memory: one that starts afresh knows
+// within a second, from the next announcements, what the last one knew. It is not safe for concurrent use.
+type Tracker struct {
+	cfg     TrackerConfig
+	blobs   map[string]*blob
+	version uint64
+}
+
+// NewTracker gives one that knows nothing.
+func NewTracker(cfg TrackerConfig) *Tracker {
+	for _, field := range []struct {
+		value  *int
+		normal int
+	}{{&cfg.Blobs, 4096}, {&cfg.Members, 16384}, {&cfg.UpstreamLeases, 8}} {
+		if *field.value <= 0 {
+			*field.value = field.normal
+		}
+	}
+	if cfg.Expiry <= 0 {
+		cfg.Expiry = 4 * time.Second
+	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = 3 * time.Second
+	}
+	return &Tracker{cfg: cfg, blobs: make(map[string]*blob)}
+}
+
+// Announce takes what a member says of a blob, with the members that discovery knows to hold it, and gives the answer.
+func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Neighbour) Assignment {
+	b := t.blobs[name]
+	if b == nil {
+		if a.Leaving {
+			return Assignment{Size: a.Size, Again: announceEvery}
+		}
+		t.makeRoom()
+		b = newBlob(&t.cfg, &t.version)
+		t.blobs[name] = b
+	}
+	b.seen = now
+	b.sweep(now)
+	if a.Leaving {
+		b.remove(now, b.members[a.Member])
+		return Assignment{Size: b.size, Again: announceEvery}
+	}
+	m := b.members[a.Member]
+	if b.size >= 0 && a.Size >= 0 && a.Size != b.size {
+		b.remove(now, m) // Its pieces are others. Who is wrong about the size shows when it is done.
+		return Assignment{Size: b.size, NoSource: true, Again: announceEvery}
+	}
+	if m == nil {
+		if len(b.order) >= t.cfg.Members {
+			given := holders[:min(len(holders), maxHolders)]
+			return Assignment{Size: b.size, Holders: ids(given), NoSource: len(given) == 0, Again: announceEvery}
+		}
+		m = b.add(now, a)
+	}
+	b.update(now, m, a)
+	return b.assign(now, m, holders)
+}
+
+// makeRoom forgets the blob that was announced longest ago if there are as many as there may be.
+func (t *Tracker) makeRoom() {
+	if len(t.blobs) < t.cfg.Blobs {
+		return
+	}
+	var oldest string
+	for name, b := range t.blobs {
+		if seen := t.blobs[oldest]; seen == nil || b.seen.Before(seen.seen) || b.seen.Equal(seen.seen) && name < oldest {
+			oldest = name
+		}
+	}
+	delete(t.blobs, oldest)
+}
+
+// Gone takes a member out of all blobs, because it is known to be dead.
+func (t *Tracker) Gone(now time.Time, member ID) {
+	for _, b := range t.blobs {
+		b.remove(now, b.members[member])
+	}
+}
+
+// Tick forgets who has not announced itself for too long. It is due about every second.
+func (t *Tracker) Tick(now time.Time) {
+	for name, b := range t.blobs {
+		b.sweep(now)
+		if len(b.order) == 0 {
+			delete(t.blobs, name)
+		}
+	}
+}
+
+// Changed gives a number that changes whenever somebody who was told to wait may be told something else now.
+func (t *Tracker) Changed(name string) uint64 {
+	if b := t.blobs[name]; b != nil {
+		return b.version
+	}
+	return 0
+}
