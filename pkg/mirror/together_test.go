@@ -13,9 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -66,9 +68,13 @@ func TestPullTogether(t *testing.T) {
 func TestTagThatMoves(t *testing.T) {
 	const fresh = 300 * time.Millisecond
 	o := newOrigin(t)
-	fleet := newFleet(t, 6, o, func(c *mirror.Config) {
-		c.FreshFor, c.Mutable = fresh, func(reference.Reference) bool { return true }
-	})
+	cfg := config.Default()
+	cfg.Tags.Rules = []config.TagRule{{Match: "*:*", Policy: config.UpstreamFirst, FreshFor: fresh}}
+	rules, err := policy.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fleet := newFleet(t, 6, o, func(c *mirror.Config) { c.Policy = rules })
 	for round := range 3 {
 		before := o.count("latest")
 		together(t, fleet, func(ctx context.Context, m *resident) error { return want(o.manifest)(m.tag(ctx, "latest")) })

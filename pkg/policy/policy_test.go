@@ -35,6 +35,31 @@ func repo(t testing.TB, s string) reference.Repository {
 	return ref.Repository
 }
 
+func TestAccess(t *testing.T) {
+	p := parse(t, `
+registries:
+  - {match: air.example.com, action: local}
+access:
+  rules:
+    - {match: quay.io/org/app, mode: own}
+    - {match: quay.io/*, mode: verify}
+    - {match: "*/team/*", mode: relay}
+`)
+	for name, want := range map[string]string{
+		"quay.io/org/app":           config.AccessOwn,
+		"quay.io/org/app/more":      config.AccessVerify,
+		"quay.io/team/app":          config.AccessVerify,
+		"ghcr.io/team/app":          config.AccessRelay,
+		"docker.io/library/nginx":   config.AccessAuto,
+		"quay.io.example.com/org/a": config.AccessAuto,
+		"air.example.com/a":         config.AccessOwn, // There is nobody to ask.
+	} {
+		if got := p.Access(repo(t, name)); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestRoute(t *testing.T) {
 	p := parse(t, `
 registries:
