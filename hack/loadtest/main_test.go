@@ -23,8 +23,10 @@ const (
 	registryName = "registry.example.com"
 	repository   = "org/app"
 
-	// maxMemory is what Kioo may hold at most, whatever its clients do.
-	maxMemory = 100 << 20
+	// maxMemory is what Kioo may hold at most, whatever its clients do. The program's own pages, some 40 MiB of a file
+	// that the kernel can drop, come on top of that in what is resident.
+	maxMemory   = 100 << 20
+	maxResident = 140 << 20
 
 	// maxWait is how long a well-behaved client may wait while others behave badly.
 	maxWait = 5 * time.Second
@@ -172,7 +174,7 @@ func watchMemory(t *testing.T, kioo *kiootest.Kioo) {
 			return
 		}
 		t.Logf("kioo: at most %d MiB resident, %d MiB of them anonymous", mem.Peak>>20, most>>20)
-		if mem.Peak > maxMemory || most > maxMemory || most == 0 {
+		if mem.Peak > maxResident || most > maxMemory || most == 0 {
 			t.Errorf("kioo held %d bytes, %d of them anonymous; at most %d are allowed", mem.Peak, most, maxMemory)
 		}
 	})

@@ -311,7 +311,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		group.Go(func() error { return d.runtime.Run(groupCtx) })
 	}
 	if d.runtime != nil && d.cfg.Cache.Keep == config.KeepAuto {
-		k := &keeper{cache: d.cache, runtime: d.runtime, log: d.log.WithName("cache")}
+		k := &keeper{cache: d.cache, runtime: d.runtime, forget: d.mirror.Forget, log: d.log.WithName("cache")}
 		group.Go(func() error { return k.letGo(groupCtx) })
 		group.Go(func() error { return k.follow(groupCtx) })
 	}

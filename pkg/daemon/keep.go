@@ -26,7 +26,9 @@ const (
 type keeper struct {
 	cache   *cache.Cache
 	runtime *containerd.Store
-	log     logr.Logger
+	// forget drops a manifest from memory.
+	forget func(digest.Digest)
+	log    logr.Logger
 }
 
 // letGo drops what containerd holds as well, until ctx ends. Manifests stay: they are small, and say what else is to
@@ -71,6 +73,7 @@ func (k *keeper) follow(ctx context.Context) error {
 			return ignoreCancel(err) // It fails only with the context's error.
 		}
 		for _, dgst := range change.Removed {
+			k.forget(dgst)
 			k.collected(ctx, dgst)
 		}
 	}
@@ -91,6 +94,7 @@ func (k *keeper) collected(ctx context.Context, manifest digest.Digest) {
 		}
 	}
 	for dgst := range doomed {
+		k.forget(dgst)
 		if err := k.cache.Forget(ctx, dgst); err != nil {
 			k.log.Error(err, "forget what containerd has collected", "digest", dgst)
 		}

@@ -81,11 +81,13 @@ func (f *flight) mismatch(got digest.Digest) {
 	if f.hold != nil {
 		f.hold.Stop()
 	}
-	if f.guide != nil { // Who of the swarm was wrong can't be told: only who is trusted is asked now.
+	if f.guide != nil {
 		f.guide.cancel()
 		f.guide = nil
-		if trusted := slices.DeleteFunc(slices.Clone(f.sources[f.dead:]), func(s Source) bool { return !s.Trusted() }); len(trusted) > 0 {
-			f.sources, f.dead = trusted, 0
+		f.dead = 0
+		if slices.ContainsFunc(f.from, func(o Origin) bool { _, ok := o.(Source); return !ok }) {
+			// Who of the swarm was wrong can't be told: those who are trusted are asked first now.
+			f.sources = slices.SortedStableFunc(slices.Values(f.sources), func(a, b Source) int { return rank(a) - rank(b) })
 		}
 	}
 	// Also the size is what the blamed ones said, and with it the spool.
@@ -93,6 +95,14 @@ func (f *flight) mismatch(got digest.Digest) {
 	f.writing, f.streams = nil, nil // Whoever still reads writes into the old spool, and finds nothing to settle.
 	f.hasher.Reset()
 	f.start(0, -1)
+}
+
+// rank sorts sources that are trusted before the others.
+func rank(src Source) int {
+	if src.Trusted() {
+		return 0
+	}
+	return 1
 }
 
 // release ends the holding back.

@@ -192,6 +192,9 @@ func (m *Mirror) Close() {
 	m.running.Wait()
 }
 
+// Forget drops a manifest from memory that the node holds no more, so that others don't get it here.
+func (m *Mirror) Forget(dgst digest.Digest) { m.memory.Remove(dgst) }
+
 // Answer is content that a request gets. Who gets it closes its Blob.
 type Answer struct {
 	Blob content.Blob

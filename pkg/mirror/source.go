@@ -174,10 +174,10 @@ func (s *membersSource) untried(ctx context.Context) ([]discovery.Member, error)
 	return s.worthATry(found), nil
 }
 
-// worthATry leaves out those that failed before. The caller holds the lock.
+// worthATry leaves out those that failed before, or sent wrong bytes. The caller holds the lock.
 func (s *membersSource) worthATry(found []discovery.Member) []discovery.Member {
 	var members []discovery.Member
-	for _, member := range found {
+	for _, member := range s.members.unblamed(found, s.ref.Digest) {
 		if !s.failed[member.ID] {
 			members = append(members, member)
 		}

@@ -96,10 +96,13 @@ func (t *Tracker) makeRoom() {
 	delete(t.blobs, oldest)
 }
 
-// Gone takes a member out of all blobs, because it is known to be dead.
+// Gone takes a member out of all blobs, because it is known to be dead, and with it all leases on what it holds.
 func (t *Tracker) Gone(now time.Time, member ID) {
 	for _, b := range t.blobs {
 		b.remove(now, b.members[member])
+		for _, m := range b.order {
+			b.dropWhere(m, func(l *lease) bool { return l.from == member })
+		}
 	}
 }
 

@@ -129,6 +129,7 @@ func (p *party) fetch(what swarm.Lease) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	l := &lease{from: what.From, start: what.Start, end: what.End, cancel: cancel}
 	p.leases = append(p.leases, l)
+	p.log.V(1).Info("lease begins", "from", string(what.From), "start", what.Start, "end", what.End)
 	sources := p.sources(what.From)
 	l.ways = waysUpstream(sources)
 	p.work.Go(func() {
@@ -250,6 +251,9 @@ func (p *party) leaseEnded(now time.Time, l *lease, err error) {
 	case err == nil:
 	case errors.Is(err, context.Canceled):
 		result = "released"
+		member, _ := p.member(l.from)
+		p.log.Info("lease ends early", "peer", string(l.from), "address", member.PeerAPI, "start", l.start,
+			"reason", "the coordinator has us read elsewhere, or the blob is here")
 	case l.from == "":
 		result = "failed"
 		p.upstream.failed(now, err, l.ways)
@@ -257,7 +261,8 @@ func (p *party) leaseEnded(now time.Time, l *lease, err error) {
 	default:
 		result = "failed"
 		p.announce.stalled = true
-		p.log.Info("lease failed", "from", string(l.from), "start", l.start, "reason", err.Error())
+		member, _ := p.member(l.from)
+		p.log.Info("lease failed", "peer", string(l.from), "address", member.PeerAPI, "start", l.start, "reason", err.Error())
 	}
 	if result == "failed" {
 		p.failed[l.from] = now
