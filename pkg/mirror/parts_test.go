@@ -43,8 +43,8 @@ func (h *halting) Blame(error)    {}
 func (h *halting) Kind() string   { return mirror.Upstream }
 func (h *halting) String() string { return "upstream" }
 
-// TestPartsOfOthers has other members ask for what there is of a blob on its way: what came for the clients of a private
-// repository is for members with such clients alone.
+// TestPartsOfOthers has other members ask for what there is of a blob on its way: what came for the clients of a
+// private repository is for members with such clients alone.
 func TestPartsOfOthers(t *testing.T) {
 	private := ref.Repository
 	for _, test := range []struct {
