@@ -121,7 +121,7 @@ func (s *suite) values(more ...string) []string {
 		"--namespace", namespace, "--wait", "--timeout", "3m",
 		"--set", "preset=kind", "--set", "image.repository=" + imageName, "--set", "image.tag=" + imageTag,
 		"--set", "maxUnavailable=1", "--set", "kubernetes.startupTaint=" + taint,
-		"--set-json", `config={"registries":[{"host":"` + s.host + `","endpoints":[{"url":"http://` + s.host + `"}]}]}`,
+		"--set-json", `config={"registries":[{"match":"` + s.host + `","endpoints":[{"url":"http://` + s.host + `"}]}]}`,
 	}
 	for _, m := range more {
 		args = append(args, "--set", m)
