@@ -38,8 +38,10 @@ func TestZoneIsRemembered(t *testing.T) {
 
 func TestPurge(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, zoneFile), []byte("n1 a\n"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{zoneFile, accessFile, eventsFile} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("kept"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := Purge(dir); err != nil {
 		t.Fatal(err)
