@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kioo-dev/kioo/pkg/content/containerd"
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/spf13/cobra"
 )
@@ -75,17 +76,17 @@ func (c *check) run(ctx context.Context, command string) error {
 	if socket == "" {
 		socket = filepath.Join(c.hostRoot, defaultSocket)
 	}
-	containerd, err := newClient(socket)
+	puller, err := newClient(socket)
 	if err != nil {
 		return err
 	}
-	defer containerd.close()
-	p := &probe{containerd: containerd, metrics: cfg.Metrics.Listen, registries: h.Registries}
+	defer puller.close()
+	p := &probe{containerd: puller, metrics: cfg.Metrics.Listen, registries: h.Registries}
 	node := hosts.CheckConfig{
 		Config: h, ContainerdConfig: cfg.Containerd.ConfigFile, HostRoot: c.hostRoot,
 		Socket: cfg.Containerd.Address, ContentDir: cfg.Containerd.ContentDir,
 	}
-	version, verr := containerd.version(ctx)
+	version, verr := containerd.Version(ctx, socket)
 	node.Version = version
 	if c.pull && verr == nil { // Who does not say its version can't be told to pull.
 		node.Probe = p.run

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,14 +17,7 @@ func ask(ctx context.Context, cfg *config.Config, path string, query url.Values)
 	if cfg.Metrics.Listen == "" {
 		return nil, errors.New("metrics.listen is empty, and it is there that the mirror on this machine is asked")
 	}
-	host, port, err := net.SplitHostPort(cfg.Metrics.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("metrics.listen: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	u := url.URL{Scheme: "http", Host: net.JoinHostPort(host, port), Path: path, RawQuery: query.Encode()}
+	u := url.URL{Scheme: "http", Host: onLoopback(cfg.Metrics.Listen), Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), nil)
 	if err != nil {
 		return nil, err

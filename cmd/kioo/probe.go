@@ -10,30 +10,25 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	versionapi "github.com/containerd/containerd/api/services/version/v1"
+	"github.com/kioo-dev/kioo/pkg/reference"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	rpc "google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/emptypb"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 const (
-	// probeName is reserved: as a registry, and as the first component of a repository in any other registry. The
-	// mirror answers 404 for it without asking anybody, and counts. Nothing else can have it (RFC 2606, section 2).
-	probeName = "kioo.invalid"
 	// probeCounter is where the mirror counts.
 	probeCounter = "kioo_probe_requests_total"
 
-	// versionTimeout bounds a question that containerd answers from memory.
-	versionTimeout = 2 * time.Second
+	// countTimeout bounds one look at the mirror's metrics.
+	countTimeout = 2 * time.Second
 	// probeTimeout bounds the pull. What comes after the mirror, upstream, may take as long as it likes.
 	probeTimeout = 15 * time.Second
 	// probeInterval is how often the mirror is asked meanwhile.
@@ -41,9 +36,6 @@ const (
 	// maxMetrics bounds what is read of the mirror's metrics, which have some 100 KiB.
 	maxMetrics = 16 << 20
 )
-
-// release is how a version begins that says what to expect, whatever a distribution adds to it.
-var release = regexp.MustCompile(`^v?[1-9][0-9]{0,3}\.[0-9]{1,4}(\.|$)`)
 
 // client talks to this node's containerd.
 type client struct{ conn *grpc.ClientConn }
@@ -57,19 +49,6 @@ func newClient(socket string) (*client, error) {
 }
 
 func (c *client) close() { _ = c.conn.Close() } // It was only asked.
-
-func (c *client) version(ctx context.Context) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	v, err := versionapi.NewVersionClient(c.conn).Version(ctx, new(emptypb.Empty))
-	if err != nil {
-		return "", fmt.Errorf("ask containerd for its version: %w", err)
-	}
-	if !release.MatchString(v.GetVersion()) {
-		return "", nil // It was built without one, such as "unknown", or from a commit.
-	}
-	return v.GetVersion(), nil
-}
 
 // pull has containerd pull as the kubelet would: only CRI reads the registry directory by config.toml.
 func (c *client) pull(ctx context.Context, image string) error {
@@ -98,7 +77,7 @@ type probe struct {
 // image gives a name that nobody has pulled before. Where only some registries go through the mirror, it is one of
 // theirs.
 func (p *probe) image() string {
-	name := probeName + "/check/" + strings.ToLower(rand.Text()) + ":probe"
+	name := reference.Probe + "/check/" + strings.ToLower(rand.Text()) + ":probe"
 	if len(p.registries) > 0 {
 		name = p.registries[0] + "/" + name
 	}
@@ -135,7 +114,7 @@ func (p *probe) watch(ctx context.Context, before uint64, pulled <-chan error) e
 		case <-tick.C:
 		}
 		// The answer to the last question counts even if the pull took all the time that there was.
-		askCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), versionTimeout)
+		askCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countTimeout)
 		now, err := p.count(askCtx)
 		cancel()
 		switch {

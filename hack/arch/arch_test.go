@@ -26,7 +26,7 @@ const (
 // layers says which of our packages each package may import; a name stands for what is below it too. Arrows point one
 // way: from the API that clients see down to names and bytes. Tests may import what they like.
 var layers = map[string][]string{
-	"cmd/kioo":          {"pkg/cluster", "pkg/config", "pkg/content/cache", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/policy", "pkg/prefetch", "pkg/reference", "pkg/upstream"},
+	"cmd/kioo":          {"pkg/cluster", "pkg/config", "pkg/content/cache", "pkg/content/containerd", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/policy", "pkg/prefetch", "pkg/reference", "pkg/upstream"},
 	"pkg/reference":     {},
 	"pkg/swarm":         {},
 	"pkg/httpserver":    {},

@@ -6,12 +6,9 @@ import (
 	"strings"
 	"time"
 
-	versionapi "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/kioo-dev/kioo/pkg/cluster"
+	"github.com/kioo-dev/kioo/pkg/content/containerd"
 	"github.com/kioo-dev/kioo/pkg/hosts"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 const (
@@ -19,8 +16,6 @@ const (
 	checkEvery = 10 * time.Minute
 	// lonelyAfter is how long a member may be without others before that is told.
 	lonelyAfter = 90 * time.Second
-	// versionTimeout bounds the question for containerd's version.
-	versionTimeout = 2 * time.Second
 )
 
 // observer finds what an operator must know of the node. It is for one goroutine.
@@ -52,10 +47,15 @@ func (o *observer) conditions(ctx context.Context) []cluster.Condition {
 // check looks at containerd as kioo check does, without a pull.
 func (d *Daemon) check(ctx context.Context) ([]hosts.Finding, error) {
 	c := &d.cfg.Containerd
-	return hosts.Check(ctx, hosts.CheckConfig{
+	node := hosts.CheckConfig{
 		Config: d.hostsConfig(), ContainerdConfig: c.ConfigFile, Socket: c.Address, ContentDir: c.ContentDir,
-		Version: containerdVersion(ctx, c.Address),
-	})
+	}
+	if c.Address != "" {
+		if version, err := containerd.Version(ctx, c.Address); err == nil { // A socket that fails is a finding.
+			node.Version = version
+		}
+	}
+	return hosts.Check(ctx, node)
 }
 
 // conditionsOf takes from the findings what keeps containerd from using the mirror, and that it discards layers.
@@ -94,23 +94,4 @@ func (o *observer) alone(ctx context.Context) (cluster.Condition, bool) {
 		Note: "Kubernetes lists other members, and none of them can be reached: every image comes from upstream. Do all nodes " +
 			"have the same cluster key, and may they reach each other's peer and discovery ports (28501, 28502)?",
 	}, true
-}
-
-// containerdVersion asks containerd which one it is; empty if it does not say.
-func containerdVersion(ctx context.Context, socket string) string {
-	if socket == "" {
-		return ""
-	}
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return ""
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
-	defer cancel()
-	v, err := versionapi.NewVersionClient(conn).Version(ctx, &emptypb.Empty{})
-	if err != nil {
-		return ""
-	}
-	return v.GetVersion()
 }
