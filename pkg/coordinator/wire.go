@@ -141,7 +141,7 @@ func encodeTag(v *TagValue, now time.Time) *wireTag {
 	if v == nil {
 		return nil
 	}
-	age := max(now.Sub(v.Confirmed), 0).Milliseconds()
+	age := max(now.Sub(v.Confirmed)+time.Millisecond-1, 0).Milliseconds() // Never younger than it is.
 	return &wireTag{MediaType: v.Target.MediaType, Digest: v.Target.Digest.String(), Size: v.Target.Size, AgeMS: age}
 }
 

@@ -164,6 +164,7 @@ func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meani
 		return fetched{desc: tag.Target}, nil
 	case lead:
 		l := p.lead()
+		asked := m.cfg.Now() // Whoever has the tag forgotten from now on is not to be told of this.
 		got, err := m.confirm(ctx, ref, known, origin)
 		l.end(func(ctx context.Context) {
 			if err != nil {
@@ -174,7 +175,7 @@ func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meani
 				m.hold(ctx, swarmKey(got.desc.Digest.String(), scope), got.desc.Digest, got.desc.Size) // First, as this is what the others want next.
 			}
 			s := coordinator.Small{Announce: swarm.Announce{Size: 1, Complete: true}}
-			s.Value = &coordinator.TagValue{Target: got.desc, Confirmed: m.cfg.Now()}
+			s.Value = &coordinator.TagValue{Target: got.desc, Confirmed: asked}
 			m.tell(ctx, p.key, s)
 		})
 		return got, err
@@ -197,11 +198,12 @@ func (m *Mirror) sharedFor(ref reference.Reference, rule policy.TagRule) time.Du
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls
 // are counted; what is not, with GET, because the client will want it next.
 func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known meaning, origin upstream.Origin) (fetched, error) {
+	asked := m.cfg.Now()
 	if !known.known {
 		got, err := m.fetch(ctx, ref, origin)
 		if err == nil {
 			m.tags.WithLabelValues("new").Inc()
-			m.confirmed(ctx, ref, got.desc, got.lifetime)
+			m.confirmed(ctx, ref, got.desc, got.lifetime, asked)
 		}
 		return got, err
 	}
@@ -212,7 +214,7 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 	desc := head.Descriptor
 	if desc.Digest == known.Target.Digest {
 		m.tags.WithLabelValues("confirmed").Inc()
-		m.confirmed(ctx, ref, known.Target, head.Lifetime)
+		m.confirmed(ctx, ref, known.Target, head.Lifetime, asked)
 		return fetched{desc: known.Target}, nil
 	}
 	// The new manifest comes first, so that the tag never means something that could not be had.
@@ -222,7 +224,7 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 		return fetched{}, err
 	}
 	m.tags.WithLabelValues("moved").Inc()
-	m.confirmed(ctx, ref, desc, head.Lifetime)
+	m.confirmed(ctx, ref, desc, head.Lifetime, asked)
 	return fetched{desc: desc}, nil
 }
 
@@ -273,8 +275,11 @@ func (m *Mirror) withoutUpstream(ctx context.Context, ref reference.Reference, k
 	return m.meant(a, tag, how), nil
 }
 
-// confirmed takes note of what upstream said of a tag just now.
-func (m *Mirror) confirmed(ctx context.Context, ref reference.Reference, target ocispec.Descriptor, lifetime upstream.Lifetime) {
+// confirmed takes note of what upstream said of a tag just now, unless the tag was forgotten after upstream was asked.
+func (m *Mirror) confirmed(ctx context.Context, ref reference.Reference, target ocispec.Descriptor, lifetime upstream.Lifetime, asked time.Time) {
+	if at, ok := m.local.forgotten.Peek(ref.String()); ok && !asked.After(at) {
+		return
+	}
 	if window := m.cfg.Policy.Bounded(lifetime.MaxAge, lifetime.Said); window >= 0 {
 		m.windows.Add(ref.String(), window)
 	} else {

@@ -247,3 +247,31 @@ func TestMembersThatKeepNothing(t *testing.T) {
 		t.Errorf("upstream was asked %d times for the manifest, which came with the tag", n)
 	}
 }
+
+// TestRefreshedWhileAsked has a tag forgotten everywhere while upstream is being asked what it means: what comes of
+// that is an answer for those who asked before, and for nobody who asks after.
+func TestRefreshedWhileAsked(t *testing.T) {
+	for _, next := range []int{0, 1} {
+		t.Run(fmt.Sprintf("then member %d asks", next), func(t *testing.T) {
+			o := newOrigin(t)
+			fleet := newFleet(t, 2, o, nil)
+			name := reference.Reference{Repository: ref.Repository, Tag: "v1"}
+			var once sync.Once
+			o.intercept(func(http.ResponseWriter, *http.Request) bool {
+				once.Do(func() {
+					for _, m := range fleet {
+						if err := m.Refresh(context.Background(), name); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+				return false
+			})
+			together(t, fleet[:1], func(ctx context.Context, m *resident) error { return want(o.manifest)(m.tag(ctx, "v1")) })
+			together(t, fleet[next:next+1], func(ctx context.Context, m *resident) error { return want(o.manifest)(m.tag(ctx, "v1")) })
+			if n := o.count("v1"); n != 2 {
+				t.Errorf("upstream was asked %d times, but what it said before the tag was forgotten counts no more", n)
+			}
+		})
+	}
+}
