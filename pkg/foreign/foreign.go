@@ -150,11 +150,8 @@ func (c *Client) open(ctx context.Context, layer Layer, u *url.URL, off, end int
 		return nil, errors.New("url can't be asked")
 	}
 	req.Header.Set("User-Agent", c.cfg.UserAgent)
-	switch {
-	case end >= 0:
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, end-1))
-	case off > 0:
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", off))
+	if want := httpclient.Range(off, end); want != "" {
+		req.Header.Set("Range", want)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -198,12 +195,11 @@ type Stream struct {
 func (s *Stream) accept(resp *http.Response, off, end int64) error {
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
-		var first, last, size int64
-		if n, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size); n != 3 || err != nil ||
-			first != off || last < first || end >= 0 && last >= end {
+		r, ok := httpclient.ParseContentRange(resp.Header.Get("Content-Range"))
+		if !ok || r.First != off || end >= 0 && r.Last >= end {
 			return errRange
 		}
-		if size != s.size {
+		if r.Total != s.size {
 			return errOtherSize
 		}
 		return nil

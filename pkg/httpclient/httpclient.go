@@ -1,5 +1,5 @@
-// Package httpclient has what this node's HTTP clients have in common: whose certificates they believe, and bodies that
-// don't stand still. What is asked of whom, and what an answer means, is for others to say.
+// Package httpclient has what this node's HTTP clients have in common: whose certificates they believe, bodies that
+// don't stand still, and ranges. What is asked of whom, and what an answer means, is for others to say.
 package httpclient
 
 import (

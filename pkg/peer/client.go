@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -199,15 +198,8 @@ var ErrWrongBytes = errors.New("member sent wrong bytes")
 // Blob starts to read a blob of a member at off, up to end, or to the blob's end if end is negative. The bytes are
 // not verified.
 func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Reference, off, end int64) (*Stream, error) {
-	var want string
-	switch {
-	case end >= 0:
-		want = fmt.Sprintf("bytes=%d-%d", off, end-1)
-	case off > 0:
-		want = fmt.Sprintf("bytes=%d-", off)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "blobs", want)
+	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "blobs", httpclient.Range(off, end))
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -317,14 +309,12 @@ func wholeSize(resp *http.Response, off, end int64) (int64, error) {
 		}
 		return resp.ContentLength, nil
 	}
-	var first, last, size int64
 	header := resp.Header.Get("Content-Range")
-	if n, err := fmt.Sscanf(header, "bytes %d-%d/%d", &first, &last, &size); n != 3 || err != nil ||
-		first != off || last < first || last >= size || end >= 0 && last != end-1 || end < 0 && last != size-1 ||
-		strings.ContainsAny(header, "+") {
+	r, ok := httpclient.ParseContentRange(header)
+	if !ok || r.Total < 0 || r.First != off || end >= 0 && r.Last != end-1 || end < 0 && r.Last != r.Total-1 {
 		return 0, fmt.Errorf("the answer's Content-Range %q is not what was asked for", header)
 	}
-	return size, nil
+	return r.Total, nil
 }
 
 // Stream is a blob's bytes from a member. A member that stands still fails the read with ErrDead. It belongs to one
