@@ -11,6 +11,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/kioo-dev/kioo/hack/registrytest"
 )
 
 // craneOptions are a client without credentials and with connections of its own.
@@ -37,32 +39,13 @@ func parse(t *testing.T, s string) name.Reference {
 	return ref
 }
 
-// readImage reads all of an image; the client checks the digests, and we that it did.
+// readImage reads all of an image.
 func readImage(t *testing.T, img v1.Image) {
 	t.Helper()
 	if err := validate.Image(img, validate.Fast); err != nil {
 		t.Errorf("image: %v", err)
 	}
-	layers, err := img.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, layer := range layers {
-		want, err := layer.Digest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		rc, err := layer.Compressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, _, err := v1.SHA256(rc); err != nil || got != want {
-			t.Errorf("layer %v has digest %v, %v", want, got, err)
-		}
-		if err := rc.Close(); err != nil {
-			t.Error(err)
-		}
-	}
+	registrytest.CheckLayers(t, img)
 }
 
 func TestCrane(t *testing.T) {

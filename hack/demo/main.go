@@ -141,24 +141,7 @@ func (d *demo) run(ctx context.Context) error {
 func (d *demo) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	for _, n := range d.fleet.Nodes {
-		for {
-			m, err := n.Metrics(ctx)
-			if err != nil {
-				return err
-			}
-			known := int(m.Sum("kioo_discovery_members", `state="live"`))
-			if known >= len(d.fleet.Nodes)-1 {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("%s knows %d other nodes: %w", n.Name, known, ctx.Err())
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-	}
-	return nil
+	return d.fleet.Settle(ctx)
 }
 
 // push gives upstream an image of four layers.

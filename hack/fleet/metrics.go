@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Metrics are the samples of one scrape, by name and labels as they were printed: name{a="1",b="2"}.
@@ -28,6 +29,37 @@ func (n *Node) Metrics(ctx context.Context) (Metrics, error) {
 		return nil, fmt.Errorf("metrics of %s: %w", n.Name, err)
 	}
 	return m, nil
+}
+
+// Await waits until each node's Kioo has said so once, one node after the other. ctx bounds it; what is for its error.
+func (f *Fleet) Await(ctx context.Context, what string, ok func(Metrics) bool) error {
+	for _, n := range f.Nodes {
+		for {
+			m, err := n.Metrics(ctx)
+			if err != nil {
+				return fmt.Errorf("wait until %s %s: %w", n.Name, what, err)
+			}
+			if ok(m) {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("wait until %s %s: %w", n.Name, what, ctx.Err())
+			case <-time.After(awaitEvery):
+			}
+		}
+	}
+	return nil
+}
+
+// awaitEvery is how often a node is asked by who waits for it.
+const awaitEvery = 50 * time.Millisecond
+
+// Settle waits until every node knows all others. ctx bounds it.
+func (f *Fleet) Settle(ctx context.Context) error {
+	return f.Await(ctx, "knows all others", func(m Metrics) bool {
+		return int(m.Sum("kioo_discovery_members", `state="live"`)) >= len(f.Nodes)-1
+	})
 }
 
 // parseMetrics reads the text format of Prometheus, as far as Kioo writes it: without timestamps.

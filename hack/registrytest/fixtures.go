@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strings"
+	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -171,3 +172,28 @@ func (l *layer) Size() (int64, error) { return l.size, nil }
 
 // MediaType implements v1.Layer.
 func (l *layer) MediaType() (types.MediaType, error) { return types.OCIUncompressedLayer, nil }
+
+// CheckLayers reads all layers of an image that a client gives. The client checks the digests, and this that it did.
+func CheckLayers(tb testing.TB, img v1.Image) {
+	tb.Helper()
+	layers, err := img.Layers()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, layer := range layers {
+		want, err := layer.Digest()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		rc, err := layer.Compressed()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if got, _, err := v1.SHA256(rc); err != nil || got != want {
+			tb.Errorf("layer %v has digest %v, %v", want, got, err)
+		}
+		if err := rc.Close(); err != nil {
+			tb.Error(err)
+		}
+	}
+}

@@ -100,29 +100,7 @@ func checkIndex(t *testing.T, index v1.ImageIndex) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkLayers(t, img)
-	}
-}
-
-func checkLayers(t *testing.T, img v1.Image) {
-	t.Helper()
-	layers, err := img.Layers()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, l := range layers {
-		want, err := l.Digest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		rc, err := l.Compressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, _, err := v1.SHA256(rc); got != want || err != nil {
-			t.Errorf("layer %v has digest %v, %v", want, got, err)
-		}
-		_ = rc.Close()
+		registrytest.CheckLayers(t, img)
 	}
 }
 
@@ -267,7 +245,7 @@ func TestLayersAreArchives(t *testing.T) {
 		if err := validate.Image(img, validate.Fast); err != nil {
 			t.Errorf("size %d: %v", size, err)
 		}
-		checkLayers(t, img)
+		registrytest.CheckLayers(t, img)
 		layers, err := img.Layers()
 		if err != nil {
 			t.Fatal(err)

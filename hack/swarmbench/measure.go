@@ -96,7 +96,7 @@ func (t *trial) prepare(ctx context.Context, o options) error {
 	}
 	t.size = 2 * layer
 	if t.kioo {
-		if err := t.settle(ctx); err != nil {
+		if err := t.fleet.Settle(ctx); err != nil {
 			return err
 		}
 	}
@@ -123,46 +123,19 @@ func (t *trial) prepare(ctx context.Context, o options) error {
 	return t.fleet.Upstream.Shape(ctx, fleet.Link{Rate: t.upstream * 1e6})
 }
 
-// settle waits until every node knows all others.
-func (t *trial) settle(ctx context.Context) error {
-	return t.everywhere(ctx, "knows all others", func(m fleet.Metrics) bool {
-		return int(m.Sum("kioo_discovery_members", `state="live"`)) >= len(t.fleet.Nodes)-1
-	})
-}
-
 // hold has one node pull the image and announce it, and the registry go.
 func (t *trial) hold(ctx context.Context, holder *fleet.Node) error {
 	if err := holder.Pull(ctx, t.image()); err != nil {
 		return err
 	}
 	if t.kioo {
-		if err := t.everywhere(ctx, "has announced everything", func(m fleet.Metrics) bool {
+		if err := t.fleet.Await(ctx, "has announced everything", func(m fleet.Metrics) bool {
 			return m.Sum("kioo_discovery_pending_keys") == 0
 		}); err != nil {
 			return err
 		}
 	}
 	t.fleet.Upstream.Stop()
-	return nil
-}
-
-func (t *trial) everywhere(ctx context.Context, what string, ok func(fleet.Metrics) bool) error {
-	for _, n := range t.fleet.Nodes {
-		for {
-			m, err := n.Metrics(ctx)
-			if err != nil {
-				return err
-			}
-			if ok(m) {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("wait until %s %s: %w", n.Name, what, ctx.Err())
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-	}
 	return nil
 }
 

@@ -120,17 +120,21 @@ func TestValid(t *testing.T) {
 		}},
 	}
 	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			got, err := Parse("/etc/kioo/kioo.yaml", []byte(header+tt.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := Default()
-			tt.want(want)
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("Parse() differs (-want +got):\n%s", diff)
-			}
-		})
+		t.Run(name, func(t *testing.T) { parses(t, tt.file, tt.want) })
+	}
+}
+
+// parses compares a file's meaning with the defaults and what it changes about them.
+func parses(t *testing.T, file string, change func(*Config)) {
+	t.Helper()
+	got, err := Parse("/etc/kioo/kioo.yaml", []byte(header+file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	change(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Parse() differs (-want +got):\n%s", diff)
 	}
 }
 

@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestValidFleet(t *testing.T) {
@@ -64,17 +62,7 @@ func TestValidFleet(t *testing.T) {
 		"keep": {"cache: {keep: never}\n", func(c *Config) { c.Cache.Keep = KeepNever }},
 	}
 	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			got, err := Parse("/etc/kioo/kioo.yaml", []byte(header+tt.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := Default()
-			tt.want(want)
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("Parse() differs (-want +got):\n%s", diff)
-			}
-		})
+		t.Run(name, func(t *testing.T) { parses(t, tt.file, tt.want) })
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/atomicfile"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/reference"
 )
@@ -94,9 +95,5 @@ func (d *Daemon) writeAccess() error {
 	if err != nil {
 		return err
 	}
-	file := d.accessFile()
-	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
+	return atomicfile.Write(d.accessFile(), data)
 }

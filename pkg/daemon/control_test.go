@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/daemon"
 	"github.com/kioo-dev/kioo/pkg/prefetch"
 	"github.com/opencontainers/go-digest"
@@ -56,31 +57,6 @@ func (m *moving) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(body))
 }
 
-// members starts a fleet whose members know each other.
-func members(t *testing.T, upstream string, n int, zones ...string) []*daemon.Daemon {
-	t.Helper()
-	key, first := writeKey(t), freeAddress(t)
-	var all []*daemon.Daemon
-	for i := range n {
-		address := first
-		if i > 0 {
-			address = freeAddress(t)
-		}
-		cfg := memberConfig(t, upstream, key, address, first)
-		if len(zones) > 0 {
-			cfg.Peers.Zone = zones[i]
-		}
-		d, stop := start(t, cfg)
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-		})
-		all = append(all, d)
-	}
-	return all
-}
-
 func post(t *testing.T, d *daemon.Daemon, path string, query url.Values, header ...string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+d.MetricsAddr().String()+path+"?"+query.Encode(), nil)
@@ -106,8 +82,8 @@ func TestRefreshEverywhere(t *testing.T) {
 	m.set("one")
 	upstream := httptest.NewServer(m)
 	defer upstream.Close()
-	all := members(t, upstream.URL, 3)
-	pull := func(d *daemon.Daemon) string {
+	all := fleetOf(t, 3, upstream.URL, nil)
+	pull := func(d member) string {
 		_, body := get(t, "http://"+d.Addrs()[0].String()+"/v2/org/app/manifests/v1?ns=registry.example.com")
 		return body
 	}
@@ -121,18 +97,10 @@ func TestRefreshEverywhere(t *testing.T) {
 	if pull(all[1]) != old {
 		t.Error("a fresh tag was looked up again")
 	}
-	for deadline := time.Now().Add(15 * time.Second); ; {
-		resp := post(t, all[0], daemon.RefreshPath, url.Values{"image": {image}})
-		var answer daemon.Refreshed
-		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || len(answer.Failed) > 0 {
-			t.Fatalf("%d: %+v, %v", resp.StatusCode, answer, err)
-		}
-		if answer.Members == 2 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("only %d members were told", answer.Members)
-		}
+	resp := post(t, all[0].Daemon, daemon.RefreshPath, url.Values{"image": {image}})
+	var answer daemon.Refreshed
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || len(answer.Failed) > 0 || answer.Members != 2 {
+		t.Fatalf("%d: %+v, %v", resp.StatusCode, answer, err)
 	}
 	for i, d := range all {
 		if pull(d) != m.manifest {
@@ -200,19 +168,15 @@ func TestPrefetch(t *testing.T) {
 	m.set(layer)
 	upstream := httptest.NewServer(m)
 	defer upstream.Close()
-	all := members(t, upstream.URL, 3, "a", "a", "b")
+	all := fleetOf(t, 3, upstream.URL, func(i int, cfg *config.Config) { cfg.Peers.Zone = []string{"a", "a", "b"}[i] })
 	ask := func(query url.Values, want int) map[string]prefetch.Progress {
 		t.Helper()
 		query.Set("image", image)
-		for deadline := time.Now().Add(15 * time.Second); ; { // Until the members know each other.
-			got := prefetched(t, post(t, all[0], daemon.PrefetchPath, query).Body)
-			if len(got) == want || time.Now().After(deadline) {
-				if len(got) != want {
-					t.Fatalf("%v: %d nodes, want %d: %+v", query, len(got), want, got)
-				}
-				return got
-			}
+		got := prefetched(t, post(t, all[0].Daemon, daemon.PrefetchPath, query).Body)
+		if len(got) != want {
+			t.Fatalf("%v: %d nodes, want %d: %+v", query, len(got), want, got)
 		}
+		return got
 	}
 	for node, p := range ask(url.Values{}, 3) {
 		if p.Error != "" || p.Digest != digest.FromString(m.manifest).String() || p.Bytes != p.Total || p.Total != int64(len(layer)+2) {

@@ -85,25 +85,55 @@ func writeKey(t *testing.T) string {
 	return path
 }
 
+// member is one daemon of a fleet.
+type member struct {
+	*daemon.Daemon
+	stop func() error // May be called again.
+}
+
+// fleetOf starts members that all know each other, until the test ends. change, if not nil, may change the
+// configuration of each.
+func fleetOf(t *testing.T, n int, upstream string, change func(i int, cfg *config.Config)) []member {
+	t.Helper()
+	key, first := writeKey(t), freeAddress(t)
+	var members []member
+	for i := range n {
+		address := first
+		if i > 0 {
+			address = freeAddress(t)
+		}
+		cfg := memberConfig(t, upstream, key, address, first)
+		if change != nil {
+			change(i, cfg)
+		}
+		d, stop := start(t, cfg)
+		stop = sync.OnceValue(stop)
+		t.Cleanup(func() {
+			if err := stop(); err != nil {
+				t.Errorf("member %d: %v", i, err)
+			}
+		})
+		members = append(members, member{d, stop})
+	}
+	for i, m := range members {
+		for deadline := time.Now().Add(20 * time.Second); m.Members() < n-1; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("member %d knows %d others", i, m.Members())
+			}
+		}
+	}
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	return members
+}
+
 // TestMembersServeEachOther has one member pull from upstream, and the others from it when upstream is gone.
 func TestMembersServeEachOther(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	layer := strings.Repeat("layer of some size ", 100_000)
 	upstream, manifest, asked := upstreamOf(t, layer)
-	key, first := writeKey(t), freeAddress(t)
 	var urls []string
-	for i := range 3 {
-		address := first
-		if i > 0 {
-			address = freeAddress(t)
-		}
-		d, stop := start(t, memberConfig(t, upstream.URL, key, address, first))
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-		})
-		urls = append(urls, "http://"+d.Addrs()[0].String()+"/v2/org/app/")
+	for _, m := range fleetOf(t, 3, upstream.URL, nil) {
+		urls = append(urls, "http://"+m.Addrs()[0].String()+"/v2/org/app/")
 	}
 	paths := map[string]string{
 		"manifests/v1": manifest, "manifests/" + digest.FromString(manifest).String(): manifest,
@@ -148,34 +178,7 @@ func TestMembersPullTogether(t *testing.T) {
 	const members = 4
 	layer := strings.Repeat("layer of some size ", 100_000)
 	upstream, manifest, asked := upstreamOf(t, layer)
-	key, first := writeKey(t), freeAddress(t)
-	var daemons []*daemon.Daemon
-	for i := range members {
-		address := first
-		if i > 0 {
-			address = freeAddress(t)
-		}
-		d, stop := start(t, memberConfig(t, upstream.URL, key, address, first))
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Error(err)
-			}
-		})
-		daemons = append(daemons, d)
-	}
-	for _, d := range daemons {
-		deadline := time.Now().Add(15 * time.Second)
-		for {
-			_, body := get(t, "http://"+d.MetricsAddr().String()+"/metrics")
-			if strings.Contains(body, fmt.Sprintf("kioo_discovery_members{state=\"live\"} %d", members-1)) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("the members never met")
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-	}
+	daemons := fleetOf(t, members, upstream.URL, nil)
 	var pulls sync.WaitGroup
 	for i, d := range daemons {
 		url := "http://" + d.Addrs()[0].String() + "/v2/org/app/"

@@ -38,7 +38,7 @@ func TestZoneIsRemembered(t *testing.T) {
 
 func TestPurge(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{zoneFile, accessFile, eventsFile} {
+	for _, name := range []string{zoneFile, accessFile, accessFile + ".new", eventsFile} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("kept"), 0o600); err != nil {
 			t.Fatal(err)
 		}

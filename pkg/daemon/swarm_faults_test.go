@@ -186,7 +186,7 @@ func TestSwarmSurvives(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			upstream := newSlowUpstream(t, swarmBlob, swarmRate)
-			members := swarmOf(t, 5, upstream.URL, func(i int, cfg *config.Config) {
+			members := fleetOf(t, 5, upstream.URL, func(i int, cfg *config.Config) {
 				if i == 1 {
 					peerAPI := freeAddress(t)
 					behind(cfg, peerAPI, test.front(t, cfg.Peers.KeyFiles[0], peerAPI))
@@ -204,7 +204,9 @@ func TestSwarmSurvivesDeaths(t *testing.T) {
 		name := map[bool]string{false: "a member", true: "the coordinator"}[coordinator]
 		t.Run(name, func(t *testing.T) {
 			upstream := newSlowUpstream(t, swarmBlob, swarmRate)
-			members := swarmOf(t, 6, upstream.URL, nil)
+			members := fleetOf(t, 6, upstream.URL, func(_ int, cfg *config.Config) {
+				cfg.Shutdown.Timeout = 200 * time.Millisecond // Who is stopped is to look like one that died.
+			})
 			victim := -1
 			for i, m := range members {
 				if m.Coordinates(upstream.digest) == coordinator {
@@ -212,7 +214,7 @@ func TestSwarmSurvivesDeaths(t *testing.T) {
 				}
 			}
 			dying := members[victim]
-			others := append(append([]swarmMember(nil), members[:victim]...), members[victim+1:]...)
+			others := append(append([]member(nil), members[:victim]...), members[victim+1:]...)
 			killed := make(chan struct{})
 			go func() {
 				defer close(killed)
@@ -238,7 +240,7 @@ func TestSwarmSurvivesDeaths(t *testing.T) {
 func TestSwarmWithoutSource(t *testing.T) {
 	upstream := newSlowUpstream(t, swarmBlob, swarmRate)
 	upstream.denied.Store(true)
-	members := swarmOf(t, 4, upstream.URL, nil)
+	members := fleetOf(t, 4, upstream.URL, nil)
 	began := time.Now()
 	var group sync.WaitGroup
 	for i, m := range members {

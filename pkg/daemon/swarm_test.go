@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/config"
-	"github.com/kioo-dev/kioo/pkg/daemon"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/time/rate"
 )
@@ -75,49 +74,8 @@ func (w *slowWriter) Write(p []byte) (written int, err error) {
 	return written, err
 }
 
-// swarmMember is one daemon of a fleet.
-type swarmMember struct {
-	*daemon.Daemon
-	stop func() error
-}
-
-// swarmOf starts members that all know each other. change, if not nil, may change the configuration of each.
-func swarmOf(t *testing.T, n int, upstream string, change func(i int, cfg *config.Config)) []swarmMember {
-	t.Helper()
-	key, first := writeKey(t), freeAddress(t)
-	var members []swarmMember
-	for i := range n {
-		address := first
-		if i > 0 {
-			address = freeAddress(t)
-		}
-		cfg := memberConfig(t, upstream, key, address, first)
-		cfg.Shutdown.Timeout = 200 * time.Millisecond // Who is stopped before its end is to look like one that died.
-		if change != nil {
-			change(i, cfg)
-		}
-		d, stop := start(t, cfg)
-		stop = sync.OnceValue(stop)
-		t.Cleanup(func() {
-			if err := stop(); err != nil {
-				t.Logf("member %d: %v", i, err)
-			}
-		})
-		members = append(members, swarmMember{d, stop})
-	}
-	for i, m := range members {
-		for deadline := time.Now().Add(20 * time.Second); m.Members() < n-1; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("member %d knows %d others", i, m.Members())
-			}
-		}
-	}
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	return members
-}
-
 // pull gets the blob through a member, and compares it.
-func (m swarmMember) pull(ctx context.Context, dgst digest.Digest) error {
+func (m member) pull(ctx context.Context, dgst digest.Digest) error {
 	url := "http://" + m.Addrs()[0].String() + "/v2/org/app/blobs/" + dgst.String() + "?ns=registry.example.com"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -143,7 +101,7 @@ func (m swarmMember) pull(ctx context.Context, dgst digest.Digest) error {
 }
 
 // pullAll has members get the blob at once, and gives how long each took. Failures are the test's.
-func pullAll(t *testing.T, members []swarmMember, dgst digest.Digest) (slowest time.Duration) {
+func pullAll(t *testing.T, members []member, dgst digest.Digest) (slowest time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -179,7 +137,7 @@ const (
 func TestSwarmGetsOneCopy(t *testing.T) {
 	const members = 8
 	upstream := newSlowUpstream(t, swarmBlob, swarmRate)
-	took := pullAll(t, swarmOf(t, members, upstream.URL, nil), upstream.digest)
+	took := pullAll(t, fleetOf(t, members, upstream.URL, nil), upstream.digest)
 	t.Logf("%.2f copies from upstream in %v", upstream.copies(), took)
 	if upstream.copies() >= members/2 {
 		t.Errorf("upstream sent %.2f copies to %d members", upstream.copies(), members)
@@ -189,7 +147,7 @@ func TestSwarmGetsOneCopy(t *testing.T) {
 // TestSwarmAcrossZones has two zones get a blob: each gets about what the other fetched, and once.
 func TestSwarmAcrossZones(t *testing.T) {
 	upstream := newSlowUpstream(t, swarmBlob/2, swarmRate/2)
-	members := swarmOf(t, 4, upstream.URL, func(i int, cfg *config.Config) { cfg.Peers.Zone = []string{"a", "b"}[i%2] })
+	members := fleetOf(t, 4, upstream.URL, func(i int, cfg *config.Config) { cfg.Peers.Zone = []string{"a", "b"}[i%2] })
 	pullAll(t, members, upstream.digest)
 	var far, near float64
 	for _, m := range members {
@@ -203,7 +161,7 @@ func TestSwarmAcrossZones(t *testing.T) {
 }
 
 // metric reads a counter of a member.
-func (m swarmMember) metric(t *testing.T, name string) float64 {
+func (m member) metric(t *testing.T, name string) float64 {
 	t.Helper()
 	_, body := get(t, "http://"+m.MetricsAddr().String()+"/metrics")
 	for line := range strings.Lines(body) {
@@ -224,7 +182,7 @@ func TestSwarmOneHolder(t *testing.T) {
 	for _, size := range []int{1 << 20, swarmBlob / 2} { // As one piece, and as many. Nobody knows the size beforehand.
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			upstream := newSlowUpstream(t, size, 4*swarmRate)
-			members := swarmOf(t, 4, upstream.URL, nil)
+			members := fleetOf(t, 4, upstream.URL, nil)
 			pullAll(t, members[:1], upstream.digest)
 			first := upstream.copies()
 			pullAll(t, members[1:2], upstream.digest) // Alone: one read of the holder.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/kioo-dev/kioo/pkg/atomicfile"
 	"github.com/libp2p/go-libp2p/core/crypto"
 )
 
@@ -80,26 +81,13 @@ func parseIdentity(raw []byte) (ed25519.PrivateKey, error) {
 }
 
 // writeIdentity replaces the file as a whole, so that a crash leaves the old one or the new one.
-func writeIdentity(path string, key ed25519.PrivateKey) (err error) {
+func writeIdentity(path string, key ed25519.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), identityFile+".*") // With mode 0600.
-	if err != nil {
+	if err := atomicfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der})); err != nil {
 		return fmt.Errorf("keep identity: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	err = errors.Join(pem.Encode(f, &pem.Block{Type: pemType, Bytes: der}), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("keep identity %s: %w", path, err)
 	}
 	return nil
 }

@@ -3,8 +3,6 @@ package events
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/kioo-dev/kioo/pkg/httpclient"
 )
 
 const (
@@ -42,20 +41,9 @@ func (q *Queue) newSender(i int, e Endpoint) (*sender, error) {
 	if err != nil {
 		return nil, fmt.Errorf("events.endpoints[%d].url is no URL", i)
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if e.CAFile != "" {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		pem, err := os.ReadFile(e.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("events.endpoints[%d].caFile: %w", i, err)
-		}
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("events.endpoints[%d].caFile: %s holds no PEM certificate", i, e.CAFile)
-		}
-		cfg.RootCAs = pool
+	cfg, err := httpclient.TLS(e.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("events.endpoints[%d].caFile: %w", i, err)
 	}
 	return &sender{
 		queue: q, endpoint: e, name: u.Host, news: make(chan struct{}, 1),

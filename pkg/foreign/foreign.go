@@ -15,9 +15,9 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reach"
 	"github.com/opencontainers/go-digest"
@@ -28,7 +28,6 @@ import (
 const maxRedirects = 5
 
 var (
-	errStalled   = errors.New("no byte arrived for too long")
 	errOtherSize = errors.New("size is not what the manifest says")
 	errRange     = errors.New("answer is not the range that was asked for")
 )
@@ -151,11 +150,8 @@ func (c *Client) open(ctx context.Context, layer Layer, u *url.URL, off, end int
 		return nil, errors.New("url can't be asked")
 	}
 	req.Header.Set("User-Agent", c.cfg.UserAgent)
-	switch {
-	case end >= 0:
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, end-1))
-	case off > 0:
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", off))
+	if want := httpclient.Range(off, end); want != "" {
+		req.Header.Set("Range", want)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -166,9 +162,7 @@ func (c *Client) open(ctx context.Context, layer Layer, u *url.URL, off, end int
 		}
 		return nil, plain(err)
 	}
-	s := &Stream{body: resp.Body, size: layer.Size, ranged: true, ctx: ctx, cancel: cancel, progress: c.cfg.Progress, bytes: c.bytes}
-	s.timer = time.AfterFunc(time.Hour, s.stall)
-	s.timer.Stop() // Each read starts it.
+	s := &Stream{Body: httpclient.NewBody(ctx, cancel, resp.Body, c.cfg.Progress, c.bytes), size: layer.Size, ranged: true}
 	if err := s.accept(resp, off, end); err != nil {
 		s.Close()
 		return nil, err
@@ -190,29 +184,22 @@ func plain(err error) error {
 	return err
 }
 
-// Stream is a layer's bytes. It belongs to one goroutine.
+// Stream is a layer's bytes. How many of them are right is for who reads to know. It belongs to one goroutine.
 type Stream struct {
-	body     io.ReadCloser
-	size     int64
-	ranged   bool
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	timer    *time.Timer
-	progress time.Duration
-	stalled  atomic.Bool
-	bytes    prometheus.Counter
+	*httpclient.Body
+	size   int64
+	ranged bool
 }
 
 // accept takes an answer that is the range that was asked for, or the whole, of which it skips the beginning.
 func (s *Stream) accept(resp *http.Response, off, end int64) error {
 	switch resp.StatusCode {
 	case http.StatusPartialContent:
-		var first, last, size int64
-		if n, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size); n != 3 || err != nil ||
-			first != off || last < first || end >= 0 && last >= end {
+		r, ok := httpclient.ParseContentRange(resp.Header.Get("Content-Range"))
+		if !ok || r.First != off || end >= 0 && r.Last >= end {
 			return errRange
 		}
-		if size != s.size {
+		if r.Total != s.size {
 			return errOtherSize
 		}
 		return nil
@@ -227,33 +214,8 @@ func (s *Stream) accept(resp *http.Response, off, end int64) error {
 	return fmt.Errorf("status %d", resp.StatusCode)
 }
 
-func (s *Stream) stall() {
-	s.stalled.Store(true)
-	s.cancel(errStalled)
-}
-
 // Size implements flight.Stream.
 func (s *Stream) Size() int64 { return s.size }
 
 // Ranged implements flight.Stream.
 func (s *Stream) Ranged() bool { return s.ranged }
-
-// Read implements io.Reader. How many bytes are right is for who reads to know.
-func (s *Stream) Read(p []byte) (int, error) {
-	s.timer.Reset(s.progress)
-	n, err := s.body.Read(p)
-	s.timer.Stop()
-	s.bytes.Add(float64(n))
-	if err != nil && err != io.EOF && s.stalled.Load() {
-		err = errStalled
-	}
-	return n, err
-}
-
-// Close implements io.Closer.
-func (s *Stream) Close() error {
-	s.timer.Stop()
-	err := s.body.Close()
-	s.cancel(nil)
-	return err
-}

@@ -116,11 +116,7 @@ func (p *pursuit) next(ctx context.Context) (turn, coordinator.Answer) {
 			continue // That was the wait.
 		}
 		// The coordinator had no room to let us wait there.
-		pause := time.NewTimer(min(max(answer.Again, 10*time.Millisecond), time.Second))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
+		if !wait(ctx, min(max(answer.Again, 10*time.Millisecond), time.Second)) {
 			return alone, answer
 		}
 	}
@@ -228,14 +224,22 @@ func (m *Mirror) keeps(ctx context.Context, dgst digest.Digest) bool {
 			a.Blob.Close()
 			return true
 		}
-		wait := time.NewTimer(pause)
-		select {
-		case <-wait.C:
-		case <-ctx.Done():
-			wait.Stop()
+		if !wait(ctx, pause) {
 			m.unkept.Store(time.Now().Add(keepsNothingFor).UnixNano())
 			return false
 		}
+	}
+}
+
+// wait tells whether the time has passed before ctx has ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
 }
 

@@ -11,12 +11,11 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,8 +31,6 @@ var (
 	ErrBusy = errors.New("member is busy")
 	// ErrDead says that the member could not be reached, or stopped answering.
 	ErrDead = errors.New("member does not answer")
-	// errStalled ends a body that has not moved for too long.
-	errStalled = errors.New("no byte for too long")
 )
 
 // Busy says that a member has no upload slot free, and matches ErrBusy.
@@ -201,15 +198,8 @@ var ErrWrongBytes = errors.New("member sent wrong bytes")
 // Blob starts to read a blob of a member at off, up to end, or to the blob's end if end is negative. The bytes are
 // not verified.
 func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Reference, off, end int64) (*Stream, error) {
-	var want string
-	switch {
-	case end >= 0:
-		want = fmt.Sprintf("bytes=%d-%d", off, end-1)
-	case off > 0:
-		want = fmt.Sprintf("bytes=%d-", off)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "blobs", want)
+	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "blobs", httpclient.Range(off, end))
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -225,13 +215,10 @@ func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Referen
 
 // stream makes a body one that can't stand still.
 func (c *Client) stream(ctx context.Context, cancel context.CancelCauseFunc, resp *http.Response, size int64, what string) *Stream {
-	s := &Stream{
-		body: resp.Body, size: size, cancel: cancel, ctx: ctx, limit: c.limit,
-		progress: c.cfg.Progress, received: c.received, what: what,
+	return &Stream{
+		Body: httpclient.NewBody(ctx, cancel, resp.Body, c.cfg.Progress, c.received),
+		size: size, what: what, ctx: ctx, limit: c.limit,
 	}
-	s.timer = time.AfterFunc(time.Hour, s.stall)
-	s.timer.Stop() // Each read starts it: what happens between two of them is not the member's fault.
-	return s
 }
 
 // do asks a member for something below a repository. An answer other than success is an error.
@@ -322,35 +309,23 @@ func wholeSize(resp *http.Response, off, end int64) (int64, error) {
 		}
 		return resp.ContentLength, nil
 	}
-	var first, last, size int64
 	header := resp.Header.Get("Content-Range")
-	if n, err := fmt.Sscanf(header, "bytes %d-%d/%d", &first, &last, &size); n != 3 || err != nil ||
-		first != off || last < first || last >= size || end >= 0 && last != end-1 || end < 0 && last != size-1 ||
-		strings.ContainsAny(header, "+") {
+	r, ok := httpclient.ParseContentRange(header)
+	if !ok || r.Total < 0 || r.First != off || end >= 0 && r.Last != end-1 || end < 0 && r.Last != r.Total-1 {
 		return 0, fmt.Errorf("the answer's Content-Range %q is not what was asked for", header)
 	}
-	return size, nil
+	return r.Total, nil
 }
 
 // Stream is a blob's bytes from a member. A member that stands still fails the read with ErrDead. It belongs to one
 // goroutine.
 type Stream struct {
-	body     io.ReadCloser
-	size     int64
-	what     string
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	progress time.Duration
-	timer    *time.Timer
-	limit    *rate.Limiter
-	owed     int // Bytes of the last read, for which the next one waits.
-	stalled  atomic.Bool
-	received prometheus.Counter
-}
-
-func (s *Stream) stall() {
-	s.stalled.Store(true)
-	s.cancel(errStalled)
+	*httpclient.Body
+	size  int64
+	what  string
+	ctx   context.Context
+	limit *rate.Limiter
+	owed  int // Bytes of the last read, for which the next one waits.
 }
 
 // Size implements flight.Stream.
@@ -367,26 +342,13 @@ func (s *Stream) Read(p []byte) (int, error) {
 		}
 		p = p[:min(len(p), maxRead)]
 	}
-	s.timer.Reset(s.progress)
-	n, err := s.body.Read(p)
-	s.timer.Stop()
+	n, err := s.Body.Read(p)
 	s.owed = n
-	s.received.Add(float64(n))
-	switch {
-	case err == nil || err == io.EOF:
+	if err == nil || err == io.EOF {
 		return n, err
-	case s.stalled.Load():
-		return n, fmt.Errorf("get %s: %w: %w", s.what, ErrDead, errStalled)
-	case s.ctx.Err() != nil:
-		return n, context.Cause(s.ctx)
+	}
+	if cause := context.Cause(s.ctx); cause != nil && !errors.Is(cause, httpclient.ErrStalled) {
+		return n, cause // It is not the member's doing.
 	}
 	return n, fmt.Errorf("get %s: %w: %w", s.what, ErrDead, err)
-}
-
-// Close implements io.Closer.
-func (s *Stream) Close() error {
-	s.timer.Stop()
-	err := s.body.Close()
-	s.cancel(nil)
-	return err
 }

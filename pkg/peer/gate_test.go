@@ -3,7 +3,6 @@ package peer_test
 import (
 	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -47,28 +46,5 @@ func TestOneMemberTakesNotAll(t *testing.T) {
 	go ask("b")
 	if who := <-started; who != "bz" {
 		t.Errorf("served %q", who)
-	}
-}
-
-func TestDownloadCap(t *testing.T) {
-	creds := credentials(t, peer.NewKey())
-	body := bytes.Repeat([]byte("x"), 400_000)
-	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds})
-	c := peer.NewClient(peer.ClientConfig{Credentials: creds, BytesPerSecond: 1_000_000})
-	t.Cleanup(c.Close)
-	began := time.Now()
-	for range 2 {
-		s, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n, err := io.Copy(io.Discard, s); err != nil || n != int64(len(body)) {
-			t.Errorf("%d bytes, %v", n, err)
-		}
-		s.Close()
-	}
-	// 800 kB at 1 MB/s, of which the first tenth may come at once.
-	if took := time.Since(began); took < 600*time.Millisecond {
-		t.Errorf("800 kB under a cap of 1 MB/s took %v", took)
 	}
 }

@@ -247,7 +247,7 @@ func (t *tokenTransport) route(req *http.Request) (http.RoundTripper, error) {
 
 // sameHost compares hosts, whatever the port. All names of this machine are one.
 func sameHost(a, b *url.URL) bool {
-	return strings.EqualFold(a.Hostname(), b.Hostname()) || isLoopback(a.Host) && isLoopback(b.Host)
+	return strings.EqualFold(a.Hostname(), b.Hostname()) || reference.IsLoopback(a.Host) && reference.IsLoopback(b.Host)
 }
 
 // carriesSecret knows the two ways in which the authorizer sends credentials.

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 
+	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
 )
@@ -240,12 +240,13 @@ func (b *Blob) setRange() {
 	h := b.req.header
 	h.Del("Range")
 	h.Del("If-Range")
-	if b.off == 0 && (b.end < 0 || b.end == b.size) {
-		return // The plain question: some servers and caches know nothing else.
+	end := b.end
+	if end == b.size {
+		end = -1
 	}
-	want := "bytes=" + strconv.FormatInt(b.off, 10) + "-"
-	if b.end >= 0 && b.end != b.size {
-		want += strconv.FormatInt(b.end-1, 10)
+	want := httpclient.Range(b.off, end)
+	if want == "" {
+		return
 	}
 	h.Set("Range", want)
 	if b.etag != "" {
@@ -268,25 +269,25 @@ func (b *Blob) accept(i int, resp *http.Response) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.size >= 0 && part.total != b.size {
-		return fmt.Errorf("%w: %d bytes before, now %d", errOtherSize, b.size, part.total)
+	if b.size >= 0 && part.Total != b.size {
+		return fmt.Errorf("%w: %d bytes before, now %d", errOtherSize, b.size, part.Total)
 	}
 	end := b.end
-	if end < 0 || end > part.total {
-		end = part.total
+	if end < 0 || end > part.Total {
+		end = part.Total
 	}
 	if b.off > end || (b.off == end && end > 0) {
-		return b.unsatisfiable(ep, part.total)
+		return b.unsatisfiable(ep, part.Total)
 	}
-	if part.first < b.off {
+	if part.First < b.off {
 		// The whole blob came instead of its rest.
-		if _, err := io.CopyN(io.Discard, resp.Body, b.off-part.first); err != nil {
+		if _, err := io.CopyN(io.Discard, resp.Body, b.off-part.First); err != nil {
 			return b.req.failed(ep, ErrUnavailable, fmt.Errorf("skip to byte %d: %w", b.off, err))
 		}
 	}
-	b.size, b.end = part.total, end
+	b.size, b.end = part.Total, end
 	b.current, b.etag = i, strongETag(resp.Header)
-	b.body, b.left, b.gained = resp.Body, min(part.last+1, end)-b.off, 0
+	b.body, b.left, b.gained = resp.Body, min(part.Last+1, end)-b.off, 0
 	b.exact = resp.ContentLength >= 0
 	if part.ignored || strings.EqualFold(resp.Header.Get("Accept-Ranges"), "none") {
 		b.ranged = false
@@ -294,34 +295,41 @@ func (b *Blob) accept(i int, resp *http.Response) (err error) {
 	return nil
 }
 
+// part is which bytes of a blob an answer holds.
+type part struct {
+	httpclient.ContentRange
+	ignored bool // A range was asked for, and all bytes came.
+}
+
 func (b *Blob) measure(ep *endpoint, resp *http.Response) (part, error) {
 	// Another ETag than before is a good reason to send the whole: that says nothing about ranges.
 	condition, tag := b.req.header.Get("If-Range"), strongETag(resp.Header)
 	ignored := b.req.header.Get("Range") != "" && (condition == "" || tag == "" || condition == tag)
-	p := part{ignored: ignored, total: resp.ContentLength}
+	p := part{ignored: ignored, ContentRange: httpclient.ContentRange{Total: resp.ContentLength}}
 	if resp.StatusCode == http.StatusPartialContent {
-		var ok bool
-		if p, ok = parseContentRange(resp.Header.Get("Content-Range")); !ok {
+		r, ok := httpclient.ParseContentRange(resp.Header.Get("Content-Range"))
+		if !ok {
 			return part{}, errors.New("206 without a readable Content-Range")
 		}
-		wide := p.last - p.first + 1
-		if p.first != b.off || (b.end >= 0 && p.last >= b.end) || (resp.ContentLength >= 0 && resp.ContentLength != wide) {
+		p = part{ContentRange: r}
+		wide := p.Last - p.First + 1
+		if p.First != b.off || (b.end >= 0 && p.Last >= b.end) || (resp.ContentLength >= 0 && resp.ContentLength != wide) {
 			return part{}, fmt.Errorf("bytes %d to %d in an answer of length %d, instead of those from %d on",
-				p.first, p.last, resp.ContentLength, b.off)
+				p.First, p.Last, resp.ContentLength, b.off)
 		}
 	}
-	if p.total < 0 {
+	if p.Total < 0 {
 		total, err := b.sizeFrom(ep)
 		if err != nil {
 			return part{}, err
 		}
-		p.total = total
+		p.Total = total
 	}
 	if resp.StatusCode != http.StatusPartialContent {
-		p.last = p.total - 1
+		p.Last = p.Total - 1
 	}
-	if p.last >= p.total {
-		return part{}, fmt.Errorf("bytes up to %d of a blob of %d", p.last, p.total)
+	if p.Last >= p.Total {
+		return part{}, fmt.Errorf("bytes up to %d of a blob of %d", p.Last, p.Total)
 	}
 	return p, nil
 }
@@ -348,4 +356,12 @@ func (b *Blob) unsatisfiable(ep *endpoint, total int64) error {
 	e.Status = http.StatusRequestedRangeNotSatisfiable
 	e.Err = fmt.Errorf("byte %d is outside of a blob of %d bytes", b.off, total)
 	return e
+}
+
+// strongETag gives an ETag that promises the same bytes (RFC 9110, If-Range), or nothing.
+func strongETag(header http.Header) string {
+	if tag := header.Get("ETag"); strings.HasPrefix(tag, `"`) {
+		return tag
+	}
+	return ""
 }

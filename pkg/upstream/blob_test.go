@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -96,7 +97,7 @@ func TestBlobFaults(t *testing.T) {
 		"closed short":                  {steps: []step{breakAfter(1000, byFIN), honest}, requests: 2},
 		"stalls":                        {steps: []step{breakAfter(1000, byStall), honest}, requests: 2},
 		"breaks again and again":        {steps: []step{breakAfter(9, byFIN), breakAfter(9, byReset), breakAfter(9, byFIN), breakAfter(9, byReset), breakAfter(9, byFIN), honest}, requests: 6},
-		"stalls for good":               {steps: []step{breakAfter(1000, byStall), breakAfter(0, byStall)}, requests: 4, err: errStalled},
+		"stalls for good":               {steps: []step{breakAfter(1000, byStall), breakAfter(0, byStall)}, requests: 4, err: httpclient.ErrStalled},
 		"resets for good":               {steps: []step{breakAfter(1000, byReset), breakAfter(0, byReset)}, requests: 4, err: ErrUnavailable},
 		"closes for good":               {steps: []step{breakAfter(1000, byFIN), breakAfter(0, byFIN)}, requests: 4, err: io.ErrUnexpectedEOF},
 		"drops ranges in the middle":    {steps: []step{breakAfter(1000, byFIN), wholeAgain}, requests: 2, unranged: true},

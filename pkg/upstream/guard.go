@@ -30,7 +30,7 @@ func (c *Client) guard(ep *endpoint, e Endpoint) {
 	watched := &watched{inner: ep.direct, proxied: c.proxied}
 	if e.Unlisted {
 		most := reach.Private
-		if isLoopback(ep.url.Host) { // Only names that say so have this machine as their registry.
+		if reference.IsLoopback(ep.url.Host) { // Only names that say so have this machine as their registry.
 			most = reach.Loopback
 		}
 		watched.inner = &guarded{client: c, files: e.tls(), plain: ep.direct, most: func() reach.Reach { return most }}
@@ -44,8 +44,6 @@ func (c *Client) proxied(req *http.Request) bool {
 	proxy, err := c.cfg.Proxy(req)
 	return err == nil && proxy != nil
 }
-
-func isLoopback(host string) bool { return reference.IsLoopback(host) }
 
 // watched notes how far in an endpoint is.
 type watched struct {

@@ -3,21 +3,19 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"sync"
 	"syscall"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/kioo-dev/kioo/pkg/reach"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -31,10 +29,7 @@ const (
 	maxHeaderBytes = 64 << 10
 )
 
-var (
-	errFirstByte = errors.New("no answer in time")
-	errStalled   = errors.New("no byte arrived for too long")
-)
+var errFirstByte = errors.New("no answer in time")
 
 // tlsFiles are what a connection depends on; registries with the same ones share connections.
 type tlsFiles struct {
@@ -43,20 +38,9 @@ type tlsFiles struct {
 }
 
 func (f tlsFiles) config() (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if f.ca != "" {
-		pool, err := x509.SystemCertPool()
-		if err != nil {
-			pool = x509.NewCertPool()
-		}
-		pem, err := os.ReadFile(f.ca)
-		if err != nil {
-			return nil, fmt.Errorf("read certificate authority: %w", err)
-		}
-		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read certificate authority %s: no certificate in PEM found", f.ca)
-		}
-		cfg.RootCAs = pool
+	cfg, err := httpclient.TLS(f.ca)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate authority: %w", err)
 	}
 	if f.cert == "" && f.key == "" {
 		return cfg, nil
@@ -69,7 +53,7 @@ func (f tlsFiles) config() (*tls.Config, error) {
 		return &pair, nil
 	}
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
-	_, err := load()
+	_, err = load()
 	return cfg, err
 }
 
@@ -150,7 +134,7 @@ func (t *transports) closeIdle() {
 }
 
 // roundTrip sends one request and waits for the head of its answer, for Connect and FirstByte together at most. The
-// answer's body fails with errStalled when it stays silent for Progress, and must be closed.
+// answer's body fails with httpclient.ErrStalled when it stays silent for Progress, and must be closed.
 func (c *Client) roundTrip(
 	ctx context.Context, rt http.RoundTripper, req *http.Request, host string,
 ) (*http.Response, error) {
@@ -167,44 +151,8 @@ func (c *Client) roundTrip(
 		return nil, err
 	}
 	c.metrics.answered(host, resp.StatusCode)
-	body := &body{
-		inner: resp.Body, ctx: ctx, cancel: cancel, progress: c.cfg.Timeouts.Progress, bytes: c.metrics.received(host),
-	}
-	body.timer = time.AfterFunc(body.progress, func() { cancel(errStalled) })
-	body.timer.Stop()
-	resp.Body = body
+	resp.Body = httpclient.NewBody(ctx, cancel, resp.Body, c.cfg.Timeouts.Progress, c.metrics.received(host))
 	return resp, nil
-}
-
-// body reads an answer's body and notices when it stalls. The time between two reads, when the reader is busy with
-// something else, does not count. It belongs to one goroutine.
-type body struct {
-	inner    io.ReadCloser
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	timer    *time.Timer
-	progress time.Duration
-	bytes    prometheus.Counter
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	b.timer.Reset(b.progress)
-	n, err := b.inner.Read(p)
-	b.timer.Stop()
-	b.bytes.Add(float64(n))
-	if err != nil && err != io.EOF {
-		if cause := context.Cause(b.ctx); cause != nil {
-			err = cause
-		}
-	}
-	return n, err
-}
-
-func (b *body) Close() error {
-	b.timer.Stop()
-	err := b.inner.Close()
-	b.cancel(nil)
-	return err
 }
 
 // maxDrain is how much of a body that nobody wants is read so that its connection can be used again.
