@@ -14,7 +14,7 @@ const (
 	endgame = 8
 	// patience is how many times as long as usual a request may take.
 	patience    = 4
-	shortestDue = 500 * time.Millisecond
+	shortestDue = 1500 * time.Millisecond
 	longestDue  = 30 * time.Second
 	// slowestLink is what a request may take before anything is known: as on a link that brings so many bytes a second.
 	slowestLink = 1 << 20
@@ -294,7 +294,7 @@ func (d *Download) TimedOut(now time.Time, member ID, piece int) []Action {
 		d.took += d.took / 4 // If all are slow the deadline is too short.
 	}
 	p.fails++
-	p.pause = now.Add(min(time.Second<<p.fails, longestDue))
+	p.pause = now.Add(min(time.Second/4<<p.fails, longestDue))
 	if p.fails > 2 {
 		d.ban(now, member, longestDue)
 		d.do(Disconnect{Member: member})
