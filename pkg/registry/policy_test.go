@@ -52,19 +52,19 @@ func TestPolicies(t *testing.T) {
 	for policy, want := range map[string]map[string]outcome{
 		"peers-first": {
 			"unmoved": {old, false, 1}, "moved": {renewed, false, 2}, "moved in the window": {old, false, 0},
-			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1},
+			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1}, "down": {old, true, 0},
 		},
 		"upstream-first": {
 			"unmoved": {old, false, 1}, "moved": {renewed, false, 2}, "moved in the window": {old, false, 0},
-			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1},
+			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1}, "down": {old, true, 0},
 		},
 		"upstream-only": {
 			"unmoved": {old, false, 1}, "moved": {renewed, false, 2}, "moved in the window": {old, false, 0},
-			"503": {none, false, 2}, "429": {none, false, 2}, "404": {none, false, 1},
+			"503": {none, false, 2}, "429": {none, false, 2}, "404": {none, false, 1}, "down": {none, false, 0},
 		},
 		"never": {
 			"unmoved": {none, false, 0}, "moved": {none, false, 0}, "moved in the window": {none, false, 0},
-			"503": {none, false, 0}, "429": {none, false, 0}, "404": {none, false, 0},
+			"503": {none, false, 0}, "429": {none, false, 0}, "404": {none, false, 0}, "down": {none, false, 0},
 		},
 	} {
 		for situation, want := range want {
@@ -80,6 +80,8 @@ func TestPolicies(t *testing.T) {
 					fallthrough
 				case "moved":
 					digests["new"] = s.remote.putImage("org/app", "v1", []byte("new")).String()
+				case "down":
+					s.remote.Close()
 				case "503", "429", "404":
 					var code int
 					_, _ = fmt.Sscan(situation, &code)
