@@ -96,6 +96,7 @@ func (e *elsewhere) image(t *testing.T, f *fleet.Fleet, name string) v1.Hash {
 // TestForeignLayers has real containerds pull images with a layer that no registry has: a mirror that fetches it from
 // its url, one that sends containerd there, and one that does neither.
 func TestForeignLayers(t *testing.T) {
+	t.Run("shared", sharedForeign)
 	for _, version := range containerdtest.Versions() {
 		t.Run(string(version), func(t *testing.T) {
 			actions := []string{"fetch", "redirect", "refuse", "fetch"}
@@ -164,5 +165,24 @@ func (e *elsewhere) refused(t *testing.T, f *fleet.Fleet, n *fleet.Node) {
 	pull(t, n, f.Upstream.Image("win/refused:v1"))
 	if mirror, runtime := e.count("kioo", "/refused"), e.count("containerd", "/refused"); mirror != 0 || runtime != 1 {
 		t.Errorf("the mirror got the layer %d times and containerd %d times, want 0 and 1", mirror, runtime)
+	}
+}
+
+// sharedForeign: where it is allowed, the layer comes from the node that fetched it.
+func sharedForeign(t *testing.T) {
+	f := newFleet(t, fleet.Config{Nodes: 2, Configure: func(_ *fleet.Node, cfg *config.Config) {
+		cfg.ForeignLayers.Hosts, cfg.ForeignLayers.AllowHTTP, cfg.ForeignLayers.Share = []string{"*:*"}, true, true
+		cfg.ForeignLayers.Networks = []string{"10.77.255.1/32"}
+	}})
+	e := newElsewhere(t, f)
+	layer := e.image(t, f, "shared")
+	pullAnnounced(t, f.Nodes[0], f.Upstream.Image("win/shared:v1"), 1)
+	before := fetched(t, f.Nodes[1], "peer")
+	pull(t, f.Nodes[1], f.Upstream.Image("win/shared:v1"))
+	if got := fetched(t, f.Nodes[1], "peer") - before; got < 2<<20 {
+		t.Errorf("%s got %d bytes from the other node, want all of %s", f.Nodes[1].Name, got, layer)
+	}
+	if mirror, runtime := e.count("kioo", "/shared"), e.count("containerd", "/shared"); mirror != 1 || runtime != 0 {
+		t.Errorf("mirrors got the layer %d times from its url and containerd %d times, want 1 and 0", mirror, runtime)
 	}
 }

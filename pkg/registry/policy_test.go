@@ -281,6 +281,7 @@ func TestForeignLayers(t *testing.T) {
 		asked  int64
 	}{
 		"fetch":       {"allowHTTP: true, hosts: ['127.0.0.1:*'], networks: [127.0.0.0/8]", 200, "", 1},
+		"shared":      {"allowHTTP: true, hosts: ['127.0.0.1:*'], networks: [127.0.0.0/8], share: true", 200, "", 1},
 		"redirect":    {"action: redirect, allowHTTP: true, hosts: ['127.0.0.1:*'], networks: [127.0.0.0/8]", 307, "foreign", 0},
 		"refuse":      {"action: refuse", 404, "refuse", 0},
 		"no host":     {"allowHTTP: true", 404, "foreignLayers.hosts", 0},
@@ -318,8 +319,11 @@ func TestForeignLayers(t *testing.T) {
 			if tt.status == 200 { // It is held now, and given to the node again, but to nobody else.
 				s.get(t, "/v2/org/win/blobs/"+d.String()).expect(t, 200)
 				ref := reference.Reference{Repository: reference.Repository{Registry: upstreamHost, Path: "org/win"}, Digest: d}
-				if _, err := s.mirror.Local().Blob(t.Context(), ref, false, upstream.Origin{}); !errors.Is(err, mirror.ErrDenied) {
-					t.Errorf("other members get it: %v", err)
+				a, err := s.mirror.Local().Blob(t.Context(), ref, false, upstream.Origin{})
+				if shared := err == nil; shared != strings.Contains(tt.rules, "share: true") || !shared && !errors.Is(err, mirror.ErrDenied) {
+					t.Errorf("other members: %v", err)
+				} else if shared {
+					a.Blob.Close()
 				}
 				if asked.Load() != tt.asked {
 					t.Errorf("the url was asked again, %d times", asked.Load())
