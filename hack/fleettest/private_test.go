@@ -335,3 +335,28 @@ func (ten *tenancy) offline(t *testing.T) {
 		}
 	}
 }
+
+// TestOutageIsAllowedFor has nodes that give everything to everybody while upstream is down: the tenant's pod gets the
+// image from another node, though nobody gives it a token, and so does anybody else's, as configured.
+func TestOutageIsAllowedFor(t *testing.T) {
+	f := newFleet(t, fleet.Config{
+		Nodes: 2, Registry: registrytest.Config{
+			Auth: registrytest.AuthToken, Users: map[string]registrytest.User{tenantA: {Password: passwordA, Repositories: []string{repoA}}},
+		},
+		Configure: func(_ *fleet.Node, cfg *config.Config) { cfg.Access.OfflineFor = time.Hour },
+	})
+	image := f.Upstream.Image(repoA + ":v1")
+	push(t, f, repoA+":v1", 1<<20)
+	ten := &tenancy{Fleet: f}
+	before := announced(t, f.Nodes[0])
+	ten.pullAs(t, f.Nodes[0], image, tenantA, passwordA, true)
+	waitAnnounced(t, f.Nodes[0], before+1+4)
+	ten.pullAs(t, f.Nodes[1], image, "", "", false)
+	f.Upstream.Stop()
+	defer resume(t, f)
+	ten.pullAs(t, f.Nodes[1], image, tenantA, passwordA, true)
+	if err := f.Nodes[1].Containerd.Remove(t.Context(), image); err != nil {
+		t.Fatal(err)
+	}
+	ten.pullAs(t, f.Nodes[1], image, "", "", true)
+}

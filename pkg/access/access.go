@@ -247,6 +247,12 @@ func (b *Book) Askable(registry string) (ok, expected bool) {
 	return c.since.IsZero() || now.Sub(c.missed) >= coolDown, c.since.IsZero() && now.Sub(c.reached) < recently
 }
 
+// Allows tells whether configuration gives what needs credentials to everybody while a registry can't be reached. Then
+// it is worth finding that out before somebody is refused.
+func (b *Book) Allows(repo reference.Repository) bool {
+	return b.cfg.OfflineFor > 0 && b.cfg.Mode(repo) != Own
+}
+
 // Offline tells whether what is held of a repository is given while its registry can't be reached: where nobody was
 // ever refused it is, but for Verify; where somebody was, for as long as configuration allows.
 func (b *Book) Offline(repo reference.Repository) bool {

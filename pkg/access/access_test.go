@@ -262,6 +262,10 @@ func TestServes(t *testing.T) {
 					t.Errorf("claim %q: %v", claim, got)
 				}
 			}
+			b.cfg.OfflineFor = time.Minute // Then who finds upstream down is believed, whatever upstream said before.
+			if !b.Serves(private, layer, ClaimOffline) || b.Serves(private, layer, ClaimOpen) != test.open {
+				t.Error("with an allowance for outages it is not given, or to others")
+			}
 		})
 	}
 }
