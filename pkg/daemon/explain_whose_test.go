@@ -52,8 +52,8 @@ func (d *door) tried() []string {
 	return slices.DeleteFunc(who, func(name string) bool { return name == "nobody" })
 }
 
-// TestExplainWhose has a cache before a registry, both of which the node has credentials for, and a client with its own:
-// who comes to which of them is what was explained.
+// TestExplainWhose has a cache before a registry, both of which the node has credentials for, and a client with its
+// own: who comes to which of them is what was explained.
 func TestExplainWhose(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	for _, mode := range []string{config.AccessAuto, config.AccessRelay, config.AccessVerify, config.AccessOwn} {
