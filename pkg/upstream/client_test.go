@@ -236,9 +236,8 @@ func TestTokenRoute(t *testing.T) {
 		"https://[fd00::1]/": "https://[fd00::1]:8443/token",
 	} {
 		// An address is what it is, whoever resolves names.
-		at := *ep
-		at.url = mustParse(t, registry)
-		got, err := (&tokenTransport{endpoint: &at, proxy: direct}).route(&http.Request{Method: http.MethodGet, URL: mustParse(t, realm)})
+		at := &endpoint{url: mustParse(t, registry), away: ep.away, redirects: ep.redirects, outside: ep.outside}
+		got, err := (&tokenTransport{endpoint: at, proxy: direct}).route(&http.Request{Method: http.MethodGet, URL: mustParse(t, realm)})
 		if err != nil || got != ep.away {
 			t.Errorf("%s of %s: got %v, error %v", realm, registry, got, err)
 		}
