@@ -354,9 +354,16 @@ func TestOutageIsAllowedFor(t *testing.T) {
 	ten.pullAs(t, f.Nodes[1], image, "", "", false)
 	f.Upstream.Stop()
 	defer resume(t, f)
-	ten.pullAs(t, f.Nodes[1], image, tenantA, passwordA, true)
+	pulls := func(user, password string) func() bool {
+		return func() bool {
+			_, err := f.Nodes[1].Containerd.PullAs(t.Context(), image, user, password)
+			return err == nil
+		}
+	}
+	// The node sent somebody away just now, and takes upstream to be there for some seconds more.
+	eventually(t, settleTime, "the tenant gets the image", pulls(tenantA, passwordA))
 	if err := f.Nodes[1].Containerd.Remove(t.Context(), image); err != nil {
 		t.Fatal(err)
 	}
-	ten.pullAs(t, f.Nodes[1], image, "", "", true)
+	eventually(t, settleTime, "somebody else gets the image", pulls("", ""))
 }

@@ -219,14 +219,9 @@ func (m *Mirror) admit(ctx context.Context, ref reference.Reference, k kind, o u
 	return a, nil
 }
 
-// doubts tells whether a refusal from memory is to be confirmed first. Where outages are allowed for, a challenge is no
-// answer while upstream is down: its token service is down with it, and nobody can bring what is asked for.
+// doubts tells whether a refusal from memory is to be confirmed first.
 func (a *admission) doubts() bool {
-	if !a.origin.Credentials.IsZero() || a.kind == aList || !a.m.cfg.Access.Allows(a.ref.Repository) {
-		return false
-	}
-	_, expected := a.m.cfg.Access.Askable(a.ref.Registry)
-	return !expected
+	return a.origin.Credentials.IsZero() && a.kind != aList && a.m.cfg.Access.Doubts(a.ref.Repository)
 }
 
 // refusal gives why the request was refused after it had begun.
