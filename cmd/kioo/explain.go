@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
@@ -70,15 +69,8 @@ func (c *explain) run(ctx context.Context, command string, images []string) erro
 	}
 	around := policy.Surroundings{
 		Containerd: cfg.Containerd.Address != "", Members: len(cfg.Peers.KeyFiles) > 0,
-		Credentials: func(repo reference.Repository, server string) string {
-			own := upstream.Whose(ctx, cfg.Credentials.DockerConfig, server, repo.Path)
-			switch p.Access(repo) {
-			case config.AccessOwn:
-				return own
-			case config.AccessAuto:
-				return own + "; where these are refused, the client's own"
-			}
-			return "nobody's; where these are refused, the client's own"
+		Own: func(repo reference.Repository, server string) string {
+			return upstream.Whose(ctx, cfg.Credentials.DockerConfig, server, repo.Path)
 		},
 	}
 	var plans []policy.Plan

@@ -32,6 +32,7 @@ func TestNewestContainerd(t *testing.T) {
 	t.Run("without upstream", func(t *testing.T) { withoutUpstream(t, f) })
 	t.Run("imported", func(t *testing.T) { imported(t, f) })
 	t.Run("removed", func(t *testing.T) { removed(t, f) })
+	t.Run("prefetched", func(t *testing.T) { prefetched(t, f) })
 	t.Run("stranger", func(t *testing.T) { stranger(t, f) })
 	t.Run("certs.d", func(t *testing.T) { certsDir(t, f) })
 	t.Run("faults", func(t *testing.T) { faults(t, f) })
@@ -42,6 +43,7 @@ func TestOldestContainerd(t *testing.T) {
 	t.Run("without upstream", func(t *testing.T) { withoutUpstream(t, f) })
 	t.Run("imported", func(t *testing.T) { imported(t, f) })
 	t.Run("removed", func(t *testing.T) { removed(t, f) })
+	t.Run("prefetched", func(t *testing.T) { prefetched(t, f) })
 	t.Run("certs.d", func(t *testing.T) { certsDir(t, f) })
 }
 

@@ -51,6 +51,27 @@ func NewImage(seed uint64, platform v1.Platform, layers ...int64) (v1.Image, err
 	return mutate.ConfigFile(img, cfg)
 }
 
+// NewForeignImage is NewImage with one layer more, which may not be distributed and is at urls; Push leaves it out. It
+// returns the layer's digest and bytes as well.
+func NewForeignImage(seed uint64, platform v1.Platform, size int64, urls []string, layers ...int64) (v1.Image, v1.Hash, []byte, error) {
+	img, err := NewImage(seed, platform, layers...)
+	if err != nil {
+		return nil, v1.Hash{}, nil, err
+	}
+	foreign, err := newLayer(seed, uint64(len(layers)), size)
+	if err != nil {
+		return nil, v1.Hash{}, nil, fmt.Errorf("image %d: foreign layer: %w", seed, err)
+	}
+	body, err := io.ReadAll(foreign.open())
+	if err != nil {
+		return nil, v1.Hash{}, nil, fmt.Errorf("image %d: foreign layer: %w", seed, err)
+	}
+	img, err = mutate.Append(img, mutate.Addendum{
+		Layer: restricted{foreign}, URLs: urls, History: v1.History{CreatedBy: "registrytest"},
+	})
+	return img, foreign.digest, body, err
+}
+
 // NewIndex makes an OCI index of one image for linux/amd64 and one for linux/arm64, with layers as NewImage makes.
 func NewIndex(seed uint64, layers ...int64) (v1.ImageIndex, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
@@ -196,4 +217,12 @@ func CheckLayers(tb testing.TB, img v1.Image) {
 			tb.Error(err)
 		}
 	}
+}
+
+// restricted is a layer that may not be distributed.
+type restricted struct{ *layer }
+
+// MediaType implements v1.Layer.
+func (restricted) MediaType() (types.MediaType, error) {
+	return types.OCIUncompressedRestrictedLayer, nil
 }

@@ -41,6 +41,8 @@ const (
 	// long one that answered is expected to answer soon.
 	coolDown = 30 * time.Second
 	recently = time.Minute
+	// sure is how long one that answered is taken to be there still.
+	sure = 5 * time.Second
 )
 
 // Config says what the rules are. Durations have no defaults here: package config has them.
@@ -245,6 +247,20 @@ func (b *Book) Askable(registry string) (ok, expected bool) {
 	defer b.mu.Unlock()
 	c, _ := b.contacts.Peek(registry)
 	return c.since.IsZero() || now.Sub(c.missed) >= coolDown, c.since.IsZero() && now.Sub(c.reached) < recently
+}
+
+// Doubts tells whether a refusal from memory is to be confirmed before somebody without credentials hears it: where
+// configuration gives to everybody while the registry can't be reached, and it was not reached just now. A challenge is
+// no answer then, for the token service is down as well, and nobody can bring what is asked for.
+func (b *Book) Doubts(repo reference.Repository) bool {
+	if b.cfg.OfflineFor == 0 || b.cfg.Mode(repo) == Own {
+		return false
+	}
+	now := b.cfg.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c, _ := b.contacts.Peek(repo.Registry)
+	return !c.since.IsZero() || now.Sub(c.reached) >= sure
 }
 
 // Offline tells whether what is held of a repository is given while its registry can't be reached: where nobody was

@@ -172,6 +172,28 @@ func TestAskable(t *testing.T) {
 	check(true, false)
 }
 
+func TestDoubts(t *testing.T) {
+	for m, allowed := range map[Mode]bool{Auto: true, Relay: true, Verify: true, Own: false} {
+		b, clock := newBook(t, mode(m))
+		check := func(want bool) {
+			t.Helper()
+			if got := b.Doubts(private); got != want {
+				t.Errorf("mode %d: doubts %t", m, got)
+			}
+		}
+		check(false) // Nothing is allowed for.
+		b.cfg.OfflineFor = time.Hour
+		b.Refuse(private, nobody, realm)
+		check(false)
+		clock.later(sure)
+		check(allowed)
+		b.Refuse(private, nobody, realm)
+		check(false)
+		b.Missed(private.Registry)
+		check(allowed)
+	}
+}
+
 func TestHear(t *testing.T) {
 	b, clock := newBook(t, nil)
 	b.Hear(public, 50*time.Minute)
@@ -261,6 +283,10 @@ func TestServes(t *testing.T) {
 				if got := b.Serves(private, layer, claim); got != want {
 					t.Errorf("claim %q: %v", claim, got)
 				}
+			}
+			b.cfg.OfflineFor = time.Minute // Then who finds upstream down is believed, whatever upstream said before.
+			if !b.Serves(private, layer, ClaimOffline) || b.Serves(private, layer, ClaimOpen) != test.open {
+				t.Error("with an allowance for outages it is not given, or to others")
 			}
 		})
 	}

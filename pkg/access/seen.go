@@ -88,7 +88,11 @@ func (b *Book) Serves(repo reference.Repository, dgst digest.Digest, claim Claim
 	public := b.public(places)
 	s, _ := b.repositories.Peek(repo)
 	b.mu.Unlock()
-	return public || claim == ClaimOffline && s.verdict != Refused && b.cfg.Mode(repo) != Verify
+	if claim != ClaimOffline {
+		return public
+	}
+	// Since when upstream is down, the member knows that found it so, and with an allowance for that it is bounded there.
+	return public || b.cfg.OfflineFor > 0 || s.verdict != Refused && b.cfg.Mode(repo) != Verify
 }
 
 // snapshot is a book as it is written to disk. Nothing of clients is in it.

@@ -195,7 +195,7 @@ func (d *Daemon) registry(repo reference.Repository) upstream.Registry {
 	}
 	for _, s := range route.Servers() {
 		r.Endpoints = append(r.Endpoints, upstream.Endpoint{
-			URL: s.URL, Rewrite: s.Rewrite, CAFile: s.CAFile, Unlisted: len(route.Endpoints) == 0,
+			URL: s.URL, Rewrite: s.Rewrite, CAFile: s.CAFile, Unlisted: s.Unlisted,
 			ClientCertFile: s.ClientCertFile, ClientKeyFile: s.ClientKeyFile, MirrorsNamespace: s.SendNamespace,
 		})
 	}

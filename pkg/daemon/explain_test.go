@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/kioo-dev/kioo/pkg/config"
@@ -117,6 +118,36 @@ tags:
 				t.Errorf("%s: %d %.200s (-explained +asked):\n%s", ref, code, body, diff)
 			}
 		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBandwidthRule has a rule with a cap on bytes: it holds for the repositories that the rule is for.
+func TestBandwidthRule(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	blob := strings.Repeat("slow", 32<<10)
+	remote := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(blob+r.URL.Path[:6+len("slow")]))
+	}))
+	defer remote.Close()
+	d, stop := start(t, rulesOf(t, strings.ReplaceAll(`
+registries:
+  - {match: "*/slow/*", maxBytesPerSecond: 128Ki, endpoints: [{url: "REMOTE"}]}
+  - {match: "*", endpoints: [{url: "REMOTE"}]}
+`, "REMOTE", remote.URL)))
+	took := map[string]time.Duration{}
+	for _, path := range []string{"/v2/slow/app", "/v2/fast/app"} {
+		body := blob + path[:6+len("slow")]
+		began := time.Now()
+		code, got := get(t, "http://"+d.Addrs()[0].String()+path+"/blobs/"+digest.FromString(body).String()+"?ns=registry.example.com")
+		if took[path] = time.Since(began); code != 200 || got != body {
+			t.Errorf("%s: %d, %d bytes", path, code, len(got))
+		}
+	}
+	if took["/v2/slow/app"] < 500*time.Millisecond || took["/v2/fast/app"] > took["/v2/slow/app"] {
+		t.Errorf("it took %v", took)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)

@@ -17,7 +17,7 @@ import (
 // lockTimeout is how long to wait for a mirror that is just ending.
 const lockTimeout = 5 * time.Second
 
-// disk holds one queue for each endpoint, by its URL. It is safe for concurrent use.
+// disk holds one queue for each endpoint, by a name that does not show its URL. It is safe for concurrent use.
 type disk struct {
 	db *bbolt.DB
 

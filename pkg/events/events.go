@@ -145,7 +145,7 @@ func Open(cfg Config) (*Queue, error) {
 			return nil, err
 		}
 		q.senders = append(q.senders, s)
-		names = append(names, e.URL)
+		names = append(names, s.kept)
 	}
 	var err error
 	if q.disk, err = openDisk(cfg.Path, names, cfg.Log); err != nil {
@@ -236,7 +236,7 @@ func (q *Queue) store(batch []Event) {
 		if len(wanted) == 0 {
 			continue
 		}
-		stored, err := q.disk.add(s.endpoint.URL, wanted, q.cfg.MaxQueued)
+		stored, err := q.disk.add(s.kept, wanted, q.cfg.MaxQueued)
 		switch {
 		case err != nil:
 			q.dropped.WithLabelValues("disk").Add(float64(len(wanted)))

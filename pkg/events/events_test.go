@@ -263,3 +263,19 @@ func TestEndpointGone(t *testing.T) {
 		t.Error("an empty CA file was taken")
 	}
 }
+
+// URLs may hold secrets, and the file outlives them.
+func TestFileTellsNoURL(t *testing.T) {
+	r := newReceiver(t, func(int) bool { return true })
+	path := filepath.Join(t.TempDir(), "events.db")
+	q, stop := start(t, Config{Path: path, Endpoints: []Endpoint{{URL: r.URL + "/?key=s3cret"}}})
+	q.Emit(event(1))
+	stop()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(data), "r/1") || strings.Contains(string(data), "s3cret") {
+		t.Error("the file lacks the event, or has the URL")
+	}
+}

@@ -3,6 +3,7 @@ package events
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ type sender struct {
 	queue    *Queue
 	endpoint Endpoint
 	name     string // For logs: URLs may hold secrets.
+	kept     string // For the file, for the same reason.
 	http     *http.Client
 	news     chan struct{}
 }
@@ -46,7 +48,7 @@ func (q *Queue) newSender(i int, e Endpoint) (*sender, error) {
 		return nil, fmt.Errorf("events.endpoints[%d].caFile: %w", i, err)
 	}
 	return &sender{
-		queue: q, endpoint: e, name: u.Host, news: make(chan struct{}, 1),
+		queue: q, endpoint: e, name: u.Host, kept: fmt.Sprintf("%x", sha256.Sum256([]byte(e.URL))), news: make(chan struct{}, 1),
 		http: &http.Client{
 			Transport: &http.Transport{
 				Proxy: http.ProxyFromEnvironment, TLSClientConfig: cfg, TLSHandshakeTimeout: e.Timeout, ForceAttemptHTTP2: true,
@@ -108,7 +110,7 @@ func (s *sender) run(ctx context.Context) {
 
 // next sends the oldest events, and tells whether there were any.
 func (s *sender) next(ctx context.Context) (bool, error) {
-	items, err := s.queue.disk.first(s.endpoint.URL, maxBatch)
+	items, err := s.queue.disk.first(s.kept, maxBatch)
 	if err != nil || len(items) == 0 {
 		return false, err
 	}
@@ -120,7 +122,7 @@ func (s *sender) next(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	s.queue.sent.WithLabelValues("ok").Inc()
-	if err := s.queue.disk.remove(s.endpoint.URL, items); err != nil {
+	if err := s.queue.disk.remove(s.kept, items); err != nil {
 		return false, fmt.Errorf("take events off the queue: %w", err) // They are sent again.
 	}
 	return true, nil

@@ -206,7 +206,7 @@ func (m *Mirror) admit(ctx context.Context, ref reference.Reference, k kind, o u
 	askable, _ := m.cfg.Access.Askable(ref.Registry)
 	j := m.cfg.Access.Judge(ref.Repository, o.Credentials)
 	switch {
-	case j.Verdict == access.Refused:
+	case j.Verdict == access.Refused && !a.doubts():
 		return nil, &Denied{Repository: ref.Repository, Challenge: j.Challenge}
 	case j.Verdict == access.Unknown && j.AsClient && k == aList:
 		a.client = true
@@ -217,6 +217,11 @@ func (m *Mirror) admit(ctx context.Context, ref reference.Reference, k kind, o u
 		}
 	}
 	return a, nil
+}
+
+// doubts tells whether a refusal from memory is to be confirmed first.
+func (a *admission) doubts() bool {
+	return a.origin.Credentials.IsZero() && a.kind != aList && a.m.cfg.Access.Doubts(a.ref.Repository)
 }
 
 // refusal gives why the request was refused after it had begun.
@@ -257,7 +262,7 @@ func (a *admission) judge(ctx context.Context) error {
 		case j.Verdict == access.Accepted:
 			a.client = true
 			return a.count(asked, "accepted", nil)
-		case j.Verdict == access.Refused:
+		case j.Verdict == access.Refused && (again || !a.doubts()):
 			return a.count(asked, "refused", &Denied{Repository: repo, Challenge: j.Challenge})
 		case again && err == nil:
 			return a.count(asked, "failed", &Denied{Repository: repo}) // It was forgotten at once.
@@ -272,6 +277,8 @@ func (a *admission) judge(ctx context.Context) error {
 			a.offline = true
 			a.m.cfg.Log.V(1).Info("given without a check, for upstream can't be asked", "ref", a.ref.String(), "reason", err.Error())
 			return a.count(asked, "offline", nil)
+		case j.Verdict == access.Refused: // As it was when upstream could be asked last.
+			return a.count(asked, "refused", &Denied{Repository: repo, Challenge: j.Challenge})
 		default:
 			return a.count(asked, "failed", fmt.Errorf("ask upstream who may read %s: %w", repo, err))
 		}

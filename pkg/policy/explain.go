@@ -45,13 +45,28 @@ type Surroundings struct {
 	Containerd bool
 	// Members says that there may be other members.
 	Members bool
-	// Credentials says with whose credentials a server is asked.
-	Credentials func(repo reference.Repository, server string) string
+	// Own says which credentials the node itself has for a server.
+	Own func(repo reference.Repository, server string) string
+
+	access string // The mode that holds.
+}
+
+// whose says with whose credentials a server is asked. Clients' go to the last one alone: it is the registry itself.
+func (s Surroundings) whose(repo reference.Repository, server string, last bool) string {
+	whose := "nobody's"
+	if s.access == config.AccessOwn || s.access == config.AccessAuto {
+		whose = s.Own(repo, server)
+	}
+	if last && s.access != config.AccessOwn {
+		whose += "; where these are refused, the client's own"
+	}
+	return whose
 }
 
 // Explain says what would be asked for a manifest, and why. Blobs take the same way as manifests by digest.
 func (p *Policy) Explain(ref reference.Reference, s Surroundings) Plan {
 	route := p.Route(ref.Repository)
+	s.access = p.Access(ref.Repository)
 	plan := Plan{Reference: ref.String(), Route: named(route.Name, route.Match)}
 	if route.Action == config.Deny {
 		plan.add(Step{Who: Client, Why: "the route denies it: 404 at once, and nobody is asked"})
@@ -119,7 +134,8 @@ func (p *Plan) upstream(ref reference.Reference, route Route, s Surroundings, wh
 		p.add(Step{Who: Client, Why: "404: the route asks nothing outside of the cluster"})
 		return
 	}
-	for i, server := range route.Servers() {
+	servers := route.Servers()
+	for i, server := range servers {
 		if i > 0 {
 			why = "the one before can't answer"
 		}
@@ -129,8 +145,8 @@ func (p *Plan) upstream(ref reference.Reference, route Route, s Surroundings, wh
 			continue
 		}
 		step := Step{Who: Upstream, URL: address, Why: why}
-		if s.Credentials != nil {
-			step.Credentials = s.Credentials(ref.Repository, server.URL)
+		if s.Own != nil {
+			step.Credentials = s.whose(ref.Repository, server.URL, i == len(servers)-1)
 		}
 		p.add(step)
 	}

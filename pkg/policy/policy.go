@@ -93,6 +93,9 @@ type Route struct {
 // Server is an endpoint, with the variables filled in.
 type Server struct {
 	config.Endpoint
+	// Unlisted says that its host is the name that a request came with, and nobody's who wrote the configuration.
+	Unlisted bool
+
 	match pattern.Pattern
 }
 
@@ -113,12 +116,13 @@ func (r Route) Servers() []Server {
 		return nil
 	}
 	if len(r.Endpoints) == 0 {
-		return []Server{{config.EndpointAt(reference.BaseURL(r.repo.Registry)), r.match}}
+		return []Server{{Endpoint: config.EndpointAt(reference.BaseURL(r.repo.Registry)), Unlisted: true, match: r.match}}
 	}
 	var servers []Server
 	for _, e := range r.Endpoints {
+		unlisted := strings.Contains(e.URL, config.RegistryVariable)
 		e.URL = strings.Replace(e.URL, config.RegistryVariable, reference.Server(r.repo.Registry), 1)
-		servers = append(servers, Server{e, r.match})
+		servers = append(servers, Server{Endpoint: e, Unlisted: unlisted, match: r.match})
 	}
 	return servers
 }

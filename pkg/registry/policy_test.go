@@ -52,19 +52,19 @@ func TestPolicies(t *testing.T) {
 	for policy, want := range map[string]map[string]outcome{
 		"peers-first": {
 			"unmoved": {old, false, 1}, "moved": {renewed, false, 2}, "moved in the window": {old, false, 0},
-			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1},
+			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1}, "down": {old, true, 0},
 		},
 		"upstream-first": {
 			"unmoved": {old, false, 1}, "moved": {renewed, false, 2}, "moved in the window": {old, false, 0},
-			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1},
+			"503": {old, true, 2}, "429": {old, true, 2}, "404": {none, false, 1}, "down": {old, true, 0},
 		},
 		"upstream-only": {
 			"unmoved": {old, false, 1}, "moved": {renewed, false, 2}, "moved in the window": {old, false, 0},
-			"503": {none, false, 2}, "429": {none, false, 2}, "404": {none, false, 1},
+			"503": {none, false, 2}, "429": {none, false, 2}, "404": {none, false, 1}, "down": {none, false, 0},
 		},
 		"never": {
 			"unmoved": {none, false, 0}, "moved": {none, false, 0}, "moved in the window": {none, false, 0},
-			"503": {none, false, 0}, "429": {none, false, 0}, "404": {none, false, 0},
+			"503": {none, false, 0}, "429": {none, false, 0}, "404": {none, false, 0}, "down": {none, false, 0},
 		},
 	} {
 		for situation, want := range want {
@@ -80,6 +80,8 @@ func TestPolicies(t *testing.T) {
 					fallthrough
 				case "moved":
 					digests["new"] = s.remote.putImage("org/app", "v1", []byte("new")).String()
+				case "down":
+					s.remote.Close()
 				case "503", "429", "404":
 					var code int
 					_, _ = fmt.Sscan(situation, &code)
@@ -279,6 +281,7 @@ func TestForeignLayers(t *testing.T) {
 		asked  int64
 	}{
 		"fetch":       {"allowHTTP: true, hosts: ['127.0.0.1:*'], networks: [127.0.0.0/8]", 200, "", 1},
+		"shared":      {"allowHTTP: true, hosts: ['127.0.0.1:*'], networks: [127.0.0.0/8], share: true", 200, "", 1},
 		"redirect":    {"action: redirect, allowHTTP: true, hosts: ['127.0.0.1:*'], networks: [127.0.0.0/8]", 307, "foreign", 0},
 		"refuse":      {"action: refuse", 404, "refuse", 0},
 		"no host":     {"allowHTTP: true", 404, "foreignLayers.hosts", 0},
@@ -316,8 +319,11 @@ func TestForeignLayers(t *testing.T) {
 			if tt.status == 200 { // It is held now, and given to the node again, but to nobody else.
 				s.get(t, "/v2/org/win/blobs/"+d.String()).expect(t, 200)
 				ref := reference.Reference{Repository: reference.Repository{Registry: upstreamHost, Path: "org/win"}, Digest: d}
-				if _, err := s.mirror.Local().Blob(t.Context(), ref, false, upstream.Origin{}); !errors.Is(err, mirror.ErrDenied) {
-					t.Errorf("other members get it: %v", err)
+				a, err := s.mirror.Local().Blob(t.Context(), ref, false, upstream.Origin{})
+				if shared := err == nil; shared != strings.Contains(tt.rules, "share: true") || !shared && !errors.Is(err, mirror.ErrDenied) {
+					t.Errorf("other members: %v", err)
+				} else if shared {
+					a.Blob.Close()
 				}
 				if asked.Load() != tt.asked {
 					t.Errorf("the url was asked again, %d times", asked.Load())

@@ -198,6 +198,7 @@ type options struct {
 	cacheConfig cache.Config
 	mirror      func(*mirror.Config)
 	mode        access.Mode
+	offlineFor  time.Duration
 	registry    func(*registry.Config)
 	connections int
 	impatient   bool // Upstream has little time, so that tests of silence don't last.
@@ -216,7 +217,7 @@ func newStack(t *testing.T, o options) *stack {
 	}
 	var rules *policy.Policy
 	s.book = access.New(access.Config{
-		AcceptedFor: 5 * time.Minute, RefusedFor: 30 * time.Second, OpenFor: time.Hour, Now: s.now,
+		AcceptedFor: 5 * time.Minute, RefusedFor: 30 * time.Second, OpenFor: time.Hour, OfflineFor: o.offlineFor, Now: s.now,
 		Mode: func(repo reference.Repository) access.Mode {
 			if rules != nil && rules.Access(repo) == config.AccessOwn {
 				return access.Own // As the daemon has it.

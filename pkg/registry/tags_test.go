@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr/funcr"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/registry"
 	"github.com/opencontainers/go-digest"
@@ -174,4 +175,30 @@ func TestManifestThatNestsWithoutEnd(t *testing.T) {
 	body := []byte(`{"schemaVersion":2,"config":` + strings.Repeat(`{"a":`, 500_000))
 	s.remote.putManifest("org/app", "v1", ocispec.MediaTypeImageManifest, body)
 	s.get(t, tagPath).expectError(t, 404, "MANIFEST_UNKNOWN")
+}
+
+// TestStaleIsLogged says what was answered while upstream could not be asked: which digest, how old, and why.
+func TestStaleIsLogged(t *testing.T) {
+	var mu sync.Mutex
+	var lines []string
+	s := newStack(t, options{impatient: true, mirror: func(c *mirror.Config) {
+		c.Log = funcr.New(func(_, line string) {
+			mu.Lock()
+			defer mu.Unlock()
+			lines = append(lines, line)
+		}, funcr.Options{})
+	}})
+	d := s.remote.putImage("org/app", "v1", []byte("a"))
+	s.get(t, tagPath).expect(t, 200)
+	s.later(beyond)
+	s.remote.set(answering(http.StatusTooManyRequests))
+	s.get(t, tagPath).expect(t, 200)
+	mu.Lock()
+	defer mu.Unlock()
+	for _, line := range lines {
+		if strings.Contains(line, "tag not confirmed") && strings.Contains(line, d.String()) && strings.Contains(line, beyond.String()) && strings.Contains(line, "429") {
+			return
+		}
+	}
+	t.Errorf("no line says so: %q", lines)
 }

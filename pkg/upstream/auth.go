@@ -232,8 +232,14 @@ func (t *tokenTransport) route(req *http.Request) (http.RoundTripper, error) {
 	switch {
 	case sameOrigin(req.URL, t.endpoint.url):
 		return t.endpoint.direct, nil
-	case carriesSecret(req), sameHost(req.URL, t.endpoint.url), slices.Contains(t.realms, strings.ToLower(req.URL.Hostname())):
+	case carriesSecret(req), slices.Contains(t.realms, strings.ToLower(req.URL.Hostname())):
 		return t.endpoint.away, nil
+	case sameHost(req.URL, t.endpoint.url):
+		if _, err := netip.ParseAddr(req.URL.Hostname()); err == nil || reference.IsLoopback(req.URL.Host) {
+			return t.endpoint.away, nil
+		}
+		// Who owns a name has it resolve to what he likes, and to something else each time.
+		return t.endpoint.redirects, nil
 	}
 	if proxy, err := t.proxy(req); err != nil || proxy != nil {
 		// The proxy resolves names and has rules of its own; addresses can be judged here.

@@ -202,6 +202,7 @@ func TestTokenRoute(t *testing.T) {
 	ep := &endpoint{
 		url: mustParse(t, "https://registry.internal:5000/"), direct: &http.Transport{MaxIdleConns: 1},
 		away: &http.Transport{MaxIdleConns: 2}, outside: &http.Transport{MaxIdleConns: 3},
+		redirects: &http.Transport{MaxIdleConns: 4}, // As far in as the registry is.
 	}
 	for _, test := range []struct {
 		name, realm string
@@ -210,7 +211,9 @@ func TestTokenRoute(t *testing.T) {
 		want        http.RoundTripper
 	}{
 		{"own origin", "https://registry.internal:5000/token", direct, false, ep.direct},
-		{"own host", "http://registry.internal/token", direct, false, ep.away},
+		{"own host", "http://registry.internal/token", direct, false, ep.redirects},
+		{"own host, with credentials", "http://registry.internal/token", direct, true, ep.away},
+		{"own host, by a proxy", "http://registry.internal/token", proxy, false, ep.redirects},
 		{"allowed host", "https://AUTH.internal/token", direct, false, ep.away},
 		{"another", "https://auth.example.com/token", direct, false, ep.outside},
 		{"another, with credentials", "https://auth.example.com/token", direct, true, ep.away},
@@ -226,6 +229,17 @@ func TestTokenRoute(t *testing.T) {
 		got, err := tr.route(req)
 		if got != test.want || (err != nil) != (test.want == nil) {
 			t.Errorf("%s: got %v, error %v", test.name, got, err)
+		}
+	}
+	for registry, realm := range map[string]string{
+		"https://10.1.2.3:5000/": "http://10.1.2.3/token", "http://localhost:5000/": "http://127.0.0.1:5001/token",
+		"https://[fd00::1]/": "https://[fd00::1]:8443/token",
+	} {
+		// An address is what it is, whoever resolves names.
+		at := &endpoint{url: mustParse(t, registry), away: ep.away, redirects: ep.redirects, outside: ep.outside}
+		got, err := (&tokenTransport{endpoint: at, proxy: direct}).route(&http.Request{Method: http.MethodGet, URL: mustParse(t, realm)})
+		if err != nil || got != ep.away {
+			t.Errorf("%s of %s: got %v, error %v", realm, registry, got, err)
 		}
 	}
 	if err := publicOnly("tcp", "127.0.0.1:28504", nil); !errors.Is(err, errInside) {

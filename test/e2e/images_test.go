@@ -67,20 +67,22 @@ func newImages(t *testing.T, s *suite) *images {
 // push gives upstream an image with layers of these sizes, and one with the agent.
 func (i *images) push(t *testing.T, name string, sizes ...int64) image {
 	t.Helper()
-	pushed, err := i.make(t.Context(), name, sizes...)
+	pushed, err := i.make(t.Context(), i.s.upstream, "e2e/"+name, sizes...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return pushed
 }
 
-func (i *images) make(ctx context.Context, name string, sizes ...int64) (image, error) {
+// make gives a registry an image under that name, and says nothing to a test: it may run beside one.
+func (i *images) make(ctx context.Context, to *upstream, name string, sizes ...int64) (image, error) {
 	i.seed++
 	base, err := registrytest.NewImage(i.seed, v1.Platform{OS: "linux", Architecture: runtime.GOARCH}, sizes...)
 	if err != nil {
 		return image{}, err
 	}
-	made := image{tag: i.s.host + "/e2e/" + name + ":v1"}
+	repository := to.host + "/" + name
+	made := image{tag: repository + ":v1"}
 	layers, err := base.Layers()
 	if err != nil {
 		return image{}, err
@@ -106,10 +108,10 @@ func (i *images) make(ctx context.Context, name string, sizes ...int64) (image, 
 	if full, err = mutate.ConfigFile(full, file); err != nil {
 		return image{}, err
 	}
-	desc, err := i.s.registry.Push(ctx, "e2e/"+name+":v1", full)
+	desc, err := to.registry.Push(ctx, name+":v1", full)
 	if err != nil {
 		return image{}, err
 	}
-	made.digest = i.s.host + "/e2e/" + name + "@" + desc.Digest.String()
+	made.digest = repository + "@" + desc.Digest.String()
 	return made, nil
 }

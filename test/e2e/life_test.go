@@ -24,7 +24,7 @@ func (s *suite) startChurn(t *testing.T, name string) *churn {
 	c.done.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
 			pod := fmt.Sprintf("%s-%d", name, i)
-			img, err := s.images.make(t.Context(), pod, mib)
+			img, err := s.images.make(t.Context(), s.upstream, "e2e/"+pod, mib)
 			if err == nil {
 				var out string
 				out, err = s.command(t.Context(), "", "docker", s.kubectlArgs("run", pod, "--image="+img.tag, "--restart=Never",
@@ -100,7 +100,7 @@ func (s *suite) testDies(t *testing.T) {
 		t.Fatalf("hosts.toml does not name the mirror any more: %s", left)
 	}
 	img := s.images.push(t, "dead", mib)
-	s.registry.Forget()
+	s.upstream.registry.Forget()
 	for i, n := range s.nodes {
 		s.apply(t, s.pod(fmt.Sprintf("dead-%d", i), img.tag, n))
 	}
@@ -108,7 +108,7 @@ func (s *suite) testDies(t *testing.T) {
 		s.runs(t, fmt.Sprintf("dead-%d", i), time.Minute)
 	}
 	direct := 0
-	for _, r := range s.registry.BlobRequests(img.layers[0].String()) {
+	for _, r := range s.upstream.registry.BlobRequests(img.layers[0].String()) {
 		if strings.HasPrefix(r.Header.Get("User-Agent"), "containerd/") {
 			direct++
 		}
@@ -130,7 +130,7 @@ func (s *suite) testNewNode(t *testing.T) {
 	s.node(t, node, `mv /var/lib/kioo /var/lib/kioo.gone && touch /var/lib/kioo`)
 	s.kubectl(t, "-n", namespace, "delete", "pod", s.mirrorPod(t, node))
 	s.node(t, node, `rm -rf /var/lib/kioo.gone
-		ctr -n k8s.io images ls -q | grep -F '`+s.host+`' | xargs -r ctr -n k8s.io images rm >/dev/null
+		ctr -n k8s.io images ls -q | grep -F '`+s.upstream.host+`' | xargs -r ctr -n k8s.io images rm >/dev/null
 		systemctl restart containerd`)
 	s.apply(t, s.pod("fresh", img.tag, node))
 	time.Sleep(10 * time.Second)
@@ -141,10 +141,10 @@ func (s *suite) testNewNode(t *testing.T) {
 	if s.get(t, &pod, "pod", "fresh"); pod.Spec.NodeName != "" || pod.Status.Phase != "Pending" {
 		t.Errorf("before the mirror answers, the pod is %s on %q", pod.Status.Phase, pod.Spec.NodeName)
 	}
-	s.registry.Forget()
+	s.upstream.registry.Forget()
 	s.node(t, node, "rm /var/lib/kioo")
 	s.runs(t, "fresh", 4*time.Minute) // The kubelet waits up to two minutes before it tries a mount again.
-	for _, r := range s.registry.Requests() {
+	for _, r := range s.upstream.registry.Requests() {
 		if !strings.HasPrefix(r.Header.Get("User-Agent"), "kioo/") {
 			t.Errorf("%s asked upstream for %s: the mirror did not answer yet", r.Header.Get("User-Agent"), r.URI)
 		}

@@ -31,15 +31,20 @@ func (s *suite) pod(name, image, node string, args ...string) object {
 // runs waits until a pod runs, or ended well.
 func (s *suite) runs(t *testing.T, name string, within time.Duration) {
 	t.Helper()
+	s.podRuns(t, "default", name, within)
+}
+
+func (s *suite) podRuns(t *testing.T, namespace, name string, within time.Duration) {
+	t.Helper()
 	var phase string
 	deadline := time.Now().Add(within)
 	for {
-		phase = s.kubectl(t, "get", "pod", name, "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state}")
+		phase = s.kubectl(t, "-n", namespace, "get", "pod", name, "-o", "jsonpath={.status.phase} {.status.containerStatuses[0].state}")
 		if len(phase) > 7 && (phase[:7] == "Running" || phase[:7] == "Succeed") {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("pod %s does not run within %s: %s\n%s", name, within, phase, s.try(t, "docker", s.kubectlArgs("describe", "pod", name)...))
+			t.Fatalf("pod %s does not run within %s: %s\n%s", name, within, phase, s.try(t, "docker", s.kubectlArgs("-n", namespace, "describe", "pod", name)...))
 		}
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -31,7 +31,10 @@ const snapshot = `cd /etc/containerd && find certs.d shared -printf '%P|%y|%m|%U
 // testInstall installs the chart beside what is there, and has helm test look at it.
 func (s *suite) testInstall(t *testing.T) {
 	for _, n := range s.nodes {
-		s.node(t, n, fmt.Sprintf(awkward, s.host, strings.ReplaceAll(s.host, ":", "_")+"_"))
+		s.node(t, n, fmt.Sprintf(awkward, s.upstream.host, strings.ReplaceAll(s.upstream.host, ":", "_")+"_"))
+		// Without the mirror it is asked as well, and not by TLS.
+		dir := "/etc/containerd/certs.d/" + s.private.host
+		s.node(t, n, fmt.Sprintf("mkdir -p %[1]s && printf 'server = \"http://%[2]s\"\n' >%[1]s/hosts.toml", dir, s.private.host))
 		s.node(t, n, snapshot+" >/root/before")
 	}
 	for _, n := range s.nodes {
@@ -65,7 +68,7 @@ func (s *suite) members(t *testing.T) bool {
 // testTogether starts one pod on every node at once, of an image that only upstream has.
 func (s *suite) testTogether(t *testing.T) {
 	img := s.images.push(t, "together", 24*mib, 8*mib, mib)
-	s.registry.Forget()
+	s.upstream.registry.Forget()
 	before := s.metrics(t, "kioo_upstream_bytes_total")
 	start := time.Now()
 	s.apply(t, s.onEach("together", img.tag))
@@ -73,12 +76,12 @@ func (s *suite) testTogether(t *testing.T) {
 	t.Logf("%d nodes pulled %d MiB in %s", len(s.nodes), img.size/mib, time.Since(start).Round(100*time.Millisecond))
 	var sent, direct int64
 	for _, l := range img.layers {
-		n := s.registry.BlobBytes(l.String())
+		n := s.upstream.registry.BlobBytes(l.String())
 		t.Logf("upstream sent %s: %d bytes", l, n)
 		sent += n
 	}
 	var all int64
-	for _, r := range s.registry.Requests() {
+	for _, r := range s.upstream.registry.Requests() {
 		all += r.Sent
 		if !strings.HasPrefix(r.Header.Get("User-Agent"), "kioo/") {
 			direct++

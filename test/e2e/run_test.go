@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,12 +122,21 @@ func (s *suite) values(more ...string) []string {
 		"--namespace", namespace, "--wait", "--timeout", "3m",
 		"--set", "preset=kind", "--set", "image.repository=" + imageName, "--set", "image.tag=" + imageTag,
 		"--set", "maxUnavailable=1", "--set", "kubernetes.startupTaint=" + taint,
-		"--set-json", `config={"registries":[{"match":"` + s.host + `","endpoints":[{"url":"http://` + s.host + `"}]}]}`,
+		"--set-json", "config=" + s.config(),
 	}
 	for _, m := range more {
 		args = append(args, "--set", m)
 	}
 	return args
+}
+
+// config is what the mirrors need to know of the two registries: that they have no TLS.
+func (s *suite) config() string {
+	var rules []string
+	for _, u := range []*upstream{s.upstream, s.private} {
+		rules = append(rules, fmt.Sprintf(`{"match":%q,"endpoints":[{"url":%q}]}`, u.host, "http://"+u.host))
+	}
+	return `{"registries":[` + strings.Join(rules, ",") + `]}`
 }
 
 // mirrorPod gives the name of a node's mirror.

@@ -16,7 +16,7 @@ func (s *suite) nodeIP(t *testing.T, node string) string {
 // testStrangers looks from pods of the cluster at what they can reach.
 func (s *suite) testStrangers(t *testing.T) {
 	img := s.images.push(t, "stranger", mib)
-	blob := "/v2/e2e/stranger/blobs/" + img.layers[0].String() + "?ns=" + s.host
+	blob := "/v2/e2e/stranger/blobs/" + img.layers[0].String() + "?ns=" + s.upstream.host
 	var targets, addresses []string
 	want := map[string]string{}
 	for _, n := range s.nodes {

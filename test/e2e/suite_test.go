@@ -7,8 +7,6 @@ package e2e_test
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +17,6 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/hack/process"
-	"github.com/kioo-dev/kioo/hack/registrytest"
 )
 
 const (
@@ -43,9 +40,8 @@ type suite struct {
 	cluster    string
 	nodes      []string // The control plane first.
 	kubeconfig string
-	registry   *registrytest.Registry
-	upstream   *registrytest.Switch // The registry as the nodes see it.
-	host       string               // Its address, as images have it.
+	upstream   *upstream // Everybody's.
+	private    *upstream // That of tenants, who need credentials.
 	images     *images
 }
 
@@ -70,6 +66,7 @@ func TestE2E(t *testing.T) {
 		{"install", s.testInstall},
 		{"all at once", s.testTogether},
 		{"upstream is down", s.testUpstreamDown},
+		{"private images", s.testPrivate},
 		{"strangers", s.testStrangers},
 		{"check", s.testCheck},
 		{"events", s.testEvents},
@@ -107,7 +104,8 @@ func (s *suite) start(t *testing.T) {
 	had := strings.Contains(s.try(t, "docker", "network", "ls", "--format", "{{.Name}}."), "kind.")
 	s.kubeconfig = filepath.Join(s.dir, "kubeconfig")
 	config := filepath.Join(s.dir, "kind.yaml")
-	text := "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}, {role: worker}, {role: worker}]\n"
+	text := "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}, {role: worker}, {role: worker}]\n" +
+		"featureGates: {KubeletEnsureSecretPulledImages: true}\n" // The kubelet's own check of who may use what a node has.
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +128,7 @@ func (s *suite) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.must(t, s.kind, "load", "image-archive", archive, "--name", s.cluster)
-	s.startUpstream(t)
+	s.startUpstreams(t)
 	s.kubectl(t, "taint", "node", s.nodes[0], "node-role.kubernetes.io/control-plane-")
 	s.kubectl(t, "create", "namespace", namespace)
 	s.kubectl(t, "label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged")
@@ -151,32 +149,4 @@ func buildImage(ctx context.Context, dir, archive string) error {
 		}
 	}
 	return nil
-}
-
-// startUpstream runs a registry on this machine that the nodes reach at the gateway of their network.
-func (s *suite) startUpstream(t *testing.T) {
-	t.Helper()
-	gateway := ""
-	for _, g := range strings.Fields(s.must(t, "docker", "network", "inspect", "kind", "-f", "{{range .IPAM.Config}}{{.Gateway}} {{end}}")) {
-		if ip, err := netip.ParseAddr(g); err == nil && ip.Is4() {
-			gateway = g
-		}
-	}
-	if gateway == "" {
-		t.Fatal("kind's network has no IPv4 gateway")
-	}
-	s.registry = registrytest.New(t, registrytest.Config{})
-	s.host = net.JoinHostPort(gateway, "0")
-	s.upstream = registrytest.NewSwitch(s.registry.Proxy, func() (net.Listener, error) {
-		l, err := net.Listen("tcp", s.host)
-		if err == nil {
-			s.host = l.Addr().String() // The same each time.
-		}
-		return l, err
-	})
-	if err := s.upstream.Resume(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.upstream.Stop)
-	s.images = newImages(t, s)
 }
