@@ -178,10 +178,13 @@ func TestRangesAhead(t *testing.T) {
 		done <- err
 	}()
 	reads := 0
+	pace := time.NewTicker(time.Millisecond) // So that a busy machine has the time to start the second stream.
+	defer pace.Stop()
 	for waiting := true; waiting; {
 		select {
 		case src.gate <- struct{}{}:
 			reads++
+			<-pace.C
 		case err := <-done:
 			if err != nil {
 				t.Fatal(err)
