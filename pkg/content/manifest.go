@@ -18,8 +18,9 @@ const (
 	MediaTypeDockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
 )
 
-// Children gives the descriptors of what a manifest or index consists of, in its order. Descriptors that break the
-// grammar are left out: they are hints here, and who fetches them checks them.
+// Children gives the descriptors of what a manifest or index consists of, in the order in which they are needed: the
+// configuration, and then the layers from the lowest one on. Descriptors that break the grammar are left out: they are
+// hints here, and who fetches them checks them.
 func Children(body []byte) ([]ocispec.Descriptor, error) {
 	var m struct {
 		Config    *ocispec.Descriptor  `json:"config"`
@@ -30,10 +31,11 @@ func Children(body []byte) ([]ocispec.Descriptor, error) {
 	if err := json.Unmarshal(body, &m); err != nil {
 		return nil, fmt.Errorf("parse manifest: %w", err)
 	}
-	all := append(append(append([]ocispec.Descriptor(nil), m.Manifests...), m.Layers...), m.Blobs...)
+	var all []ocispec.Descriptor
 	if m.Config != nil {
 		all = append(all, *m.Config)
 	}
+	all = append(append(append(all, m.Manifests...), m.Layers...), m.Blobs...)
 	valid := all[:0]
 	for _, d := range all {
 		if d.Size >= 0 && d.Digest.Validate() == nil {

@@ -42,7 +42,7 @@ func TestManifestType(t *testing.T) {
 func TestChildren(t *testing.T) {
 	body := `{"config":{"digest":"` + someDigest + `","size":5},"layers":[{"digest":"bad","size":1},{"digest":"` + someDigest + `","size":-1},{"digest":"` + someDigest + `","size":7}]}`
 	children, err := Children([]byte(body))
-	if err != nil || len(children) != 2 || children[0].Size != 7 || children[1].Size != 5 {
+	if err != nil || len(children) != 2 || children[0].Size != 5 || children[1].Size != 7 {
 		t.Errorf("%+v, %v", children, err)
 	}
 	if _, err := Children([]byte(strings.Repeat(`{"a":`, 100_000))); err == nil {

@@ -64,7 +64,7 @@ func (q *question) encode(now time.Time) ([]byte, error) {
 	w := wireRequest{
 		Key: q.key, From: encodeMember(q.from), Final: q.final, WaitMS: q.wait.Milliseconds(), RenewMS: q.renew.Milliseconds(),
 		Size: a.Size, Have: a.Have.Bytes(), Complete: a.Complete, Fetched: a.Fetched, Upstream: uint8(a.Upstream), Sequential: a.Sequential,
-		Stalled: a.Stalled, Leaving: a.Leaving, Tag: encodeTag(q.value, now), WithinMS: q.within.Milliseconds(),
+		Stalled: a.Stalled, Waiting: a.Waiting, Leaving: a.Leaving, Tag: encodeTag(q.value, now), WithinMS: q.within.Milliseconds(),
 	}
 	for _, id := range q.avoid {
 		w.Avoid = append(w.Avoid, id.String())
@@ -109,7 +109,7 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 		announce: swarm.Announce{
 			Member: ID(from.ID), Zone: from.Zone, Size: max(w.Size, -1), Complete: w.Complete,
 			Fetched:  w.Fetched,
-			Upstream: swarm.Upstream(w.Upstream), Sequential: w.Sequential, Stalled: w.Stalled, Leaving: w.Leaving,
+			Upstream: swarm.Upstream(w.Upstream), Sequential: w.Sequential, Stalled: w.Stalled, Waiting: w.Waiting, Leaving: w.Leaving,
 		},
 	}
 	if q.announce.Have, err = swarm.FromBytes(w.Have); err != nil {
@@ -127,7 +127,7 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 
 func (a *Answer) encode(now time.Time) ([]byte, error) {
 	w := wireResponse{
-		Size: a.Size, NoSource: a.NoSource, Wait: a.Wait, AgainMS: a.Again.Milliseconds(), Tag: encodeTag(a.Value, now),
+		Size: a.Size, NoSource: a.NoSource, Open: a.Open, Wait: a.Wait, AgainMS: a.Again.Milliseconds(), Tag: encodeTag(a.Value, now),
 	}
 	for _, m := range a.Members {
 		w.Members = append(w.Members, encodeMember(m))
@@ -173,7 +173,7 @@ func decodeAnswer(body []byte, now time.Time) (*Answer, []discovery.Member, erro
 	if a.Value, err = w.Tag.decode(now); err != nil {
 		return nil, nil, err
 	}
-	a.Size, a.NoSource, a.Wait = max(w.Size, -1), w.NoSource, w.Wait
+	a.Size, a.NoSource, a.Open, a.Wait = max(w.Size, -1), w.NoSource, w.Open, w.Wait
 	a.Again = time.Duration(min(max(w.AgainMS, 0), maxAge.Milliseconds())) * time.Millisecond
 	return a, closer, a.decodeLists(&w)
 }

@@ -82,6 +82,7 @@ type (
 		Upstream   uint8      `json:"upstream,omitempty"`
 		Sequential bool       `json:"sequential,omitempty"`
 		Stalled    bool       `json:"stalled,omitempty"`
+		Waiting    bool       `json:"waiting,omitempty"`
 		Leaving    bool       `json:"leaving,omitempty"`
 		Tag        *wireTag   `json:"tag,omitempty"`
 		WithinMS   int64      `json:"withinMs,omitempty"`
@@ -100,6 +101,7 @@ type (
 		Neighbours []string     `json:"neighbours,omitempty"`
 		Leases     []wireLease  `json:"leases,omitempty"`
 		NoSource   bool         `json:"noSource,omitempty"`
+		Open       bool         `json:"open,omitempty"`
 		Wait       bool         `json:"wait,omitempty"`
 		AgainMS    int64        `json:"againMs,omitempty"`
 		Tag        *wireTag     `json:"tag,omitempty"`

@@ -19,6 +19,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
@@ -119,7 +120,8 @@ func (d *Daemon) openSwarm(f *fleet) (err error) {
 		Held: func(ctx context.Context, ref reference.Reference, claim access.Claim) bool {
 			return d.mirror.Local().Holds(ctx, ref, claim)
 		},
-		Log: log, Registerer: d.metrics,
+		Earlier: func(dgst digest.Digest) []digest.Digest { return d.mirror.Earlier(dgst) }, // There is no mirror yet.
+		Log:     log, Registerer: d.metrics,
 	})
 	return err
 }

@@ -50,10 +50,7 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 	deadline := time.Now().Add(m.cfg.AnswerWithin)
 	joining, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	size := int64(-1)
-	if known, ok := m.sizes.Get(ref.Digest); ok {
-		size = known
-	}
+	size := m.sizeOf(ref.Digest)
 	admission := admissionOf(ctx)
 	ways, err := m.ways(ref, size, origin, admission)
 	if err != nil {

@@ -141,10 +141,7 @@ func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, origin upst
 		}
 		return got, nil
 	}
-	size := int64(-1)
-	if known, ok := m.sizes.Get(ref.Digest); ok {
-		size = known
-	}
+	size := m.sizeOf(ref.Digest)
 	p := m.pursue(ctx, ref.Digest, size)
 	for {
 		switch what, answer := p.next(ctx); what {
@@ -230,14 +227,37 @@ func outside(ref reference.Reference, route policy.Route, err error) error {
 	return fmt.Errorf("%s, and its route (%s) asks nothing outside of the cluster: %w", ref, route.Name, err)
 }
 
-// learn notes the sizes that a manifest tells of its children. A manifest that can't be read tells none.
+// child is what a manifest told of something that it consists of.
+type child struct {
+	size   int64
+	before []digest.Digest // What the same manifest names before it.
+}
+
+// sizeOf gives the size of something that a manifest named; negative if none did.
+func (m *Mirror) sizeOf(dgst digest.Digest) int64 {
+	if c, ok := m.children.Get(dgst); ok {
+		return c.size
+	}
+	return -1
+}
+
+// Earlier gives what the last manifest that named a blob names before it, in order.
+func (m *Mirror) Earlier(dgst digest.Digest) []digest.Digest {
+	c, _ := m.children.Get(dgst)
+	return c.before
+}
+
+// learn notes what a manifest tells of its children. A manifest that can't be read tells nothing.
 func (m *Mirror) learn(repo reference.Repository, body []byte) {
 	children, err := content.Children(body)
 	if err != nil {
 		return
 	}
-	for _, c := range children[:min(len(children), maxRemembered/4)] {
-		m.sizes.Add(c.Digest, c.Size)
+	children = children[:min(len(children), maxRemembered/4)]
+	all := make([]digest.Digest, len(children))
+	for i, c := range children {
+		all[i] = c.Digest
+		m.children.Add(c.Digest, child{size: c.Size, before: all[:i:i]})
 	}
 	m.elsewhere.learn(repo, body)
 }

@@ -41,7 +41,7 @@ const (
 	// request for one then costs no system call on a file. Together they bound it at 16 MiB.
 	maxInMemory     = 256
 	largestInMemory = 64 << 10
-	// maxRemembered bounds each of the memories: recent failures, and the sizes that manifests told.
+	// maxRemembered bounds each of the memories: recent failures, and what manifests told of their children.
 	maxRemembered = 1 << 14
 )
 
@@ -107,7 +107,7 @@ type Mirror struct {
 	local     *Local
 	failures  *lru.Cache[string, failure]
 	memory    *lru.Cache[digest.Digest, fetched]
-	sizes     *lru.Cache[digest.Digest, int64]
+	children  *lru.Cache[digest.Digest, child]
 	windows   *lru.Cache[string, time.Duration] // What registries said of how long tags count.
 	elsewhere *elsewhere
 	tags      *prometheus.CounterVec
@@ -161,8 +161,8 @@ func New(cfg Config) (*Mirror, error) {
 		return nil, fmt.Errorf("make memory of manifests: %w", err)
 	}
 	m.local.memory = m.memory
-	if m.sizes, err = lru.New[digest.Digest, int64](maxRemembered); err != nil {
-		return nil, fmt.Errorf("make memory of sizes: %w", err)
+	if m.children, err = lru.New[digest.Digest, child](maxRemembered); err != nil {
+		return nil, fmt.Errorf("make memory of children: %w", err)
 	}
 	factory := promauto.With(cfg.Registerer)
 	m.probes = factory.NewCounter(prometheus.CounterOpts{

@@ -18,7 +18,11 @@ func (b *blob) assign(now time.Time, m *member, known []Neighbour) Assignment {
 	case b.small():
 		b.assignSmall(now, m, holders, &answer)
 	default:
-		b.grant(now, m, holders)
+		if !m.waiting {
+			b.grant(now, m, holders)
+		}
+		first, _ := b.free(0)
+		answer.Open = first < len(b.copies)
 		b.rescue(now, m, holders)
 		b.meet(m)
 		for _, other := range m.links {

@@ -47,6 +47,7 @@ type blob struct {
 // source is a complete holder that members were sent to.
 type source struct {
 	used    int       // Leases and grants at it now.
+	gave    time.Time // When a lease at it last brought something.
 	suspect time.Time // Until then it is sent nobody, because somebody got nothing there.
 }
 
@@ -59,6 +60,7 @@ type member struct {
 	upstream   Upstream
 	sequential bool
 	stalled    bool
+	waiting    bool
 	joined     time.Time
 	seen       time.Time
 
@@ -141,7 +143,9 @@ func (b *blob) sweep(now time.Time) {
 		}
 		if len(m.leases) > 0 && now.Sub(m.progress) > b.cfg.Patience {
 			for _, l := range m.leases {
-				b.suspect(now, l.from)
+				if l.from != "" && now.Sub(b.source(l.from).gave) > b.cfg.Patience { // Else it is the member who is slow.
+					b.suspect(now, l.from)
+				}
 			}
 			b.dropLeases(m)
 			m.lapsed = now.Add(2 * b.cfg.Patience)
@@ -184,7 +188,7 @@ func (b *blob) release(m *member) {
 
 // update takes an announcement in.
 func (b *blob) update(now time.Time, m *member, a Announce) {
-	m.seen, m.zone, m.stalled = now, a.Zone, a.Stalled
+	m.seen, m.zone, m.stalled, m.waiting = now, a.Zone, a.Stalled, a.Waiting
 	if b.size < 0 && a.Size >= 0 {
 		b.size = a.Size
 		b.cut(NewLayout(a.Size))
@@ -225,6 +229,11 @@ func (b *blob) measure(now time.Time, m *member, have Pieces, a Announce) {
 		if bytes > 0 {
 			m.progress = now
 			b.refusals = 0
+			for _, l := range m.leases {
+				if l.from != "" {
+					b.source(l.from).gave = now
+				}
+			}
 		}
 	}
 	m.fetched = a.Fetched

@@ -111,6 +111,9 @@ func (d *Download) Stalled(now time.Time) bool {
 	return !d.Complete() && !d.lastGot.IsZero() && now.Sub(d.lastGot) > stallAfter
 }
 
+// Wait says that nothing is to be expected for now, so that it is no stall when nothing comes.
+func (d *Download) Wait(now time.Time) { d.lastGot = now }
+
 // Next is when Tick is due.
 func (d *Download) Next() time.Time {
 	if d.lastGot.IsZero() || d.Complete() && len(d.later) == 0 && len(d.seeds[0].out) == 0 {

@@ -49,6 +49,8 @@ type Announce struct {
 	Sequential bool
 	// Stalled says that no byte has come from anywhere for a while: it should be given another way.
 	Stalled bool
+	// Waiting says that it gets another blob first, which is Open, and wants no new leases on this one until then.
+	Waiting bool
 	// Leaving says that it wants the blob no more and holds nothing that others could use. Its leases return.
 	Leaving bool
 }
@@ -67,6 +69,8 @@ type Assignment struct {
 	Leases []Lease
 	// NoSource says that nobody has the blob and every member that tried upstream got a no: there is nothing to wait for.
 	NoSource bool
+	// Open says that there is something of the blob that nobody has and nobody fetches yet.
+	Open bool
 	// Wait says that there is nothing to do for this member now but somebody else is getting it: ask again, soon.
 	Wait bool
 	// Again is when to announce the next time if nothing changes before.

@@ -75,7 +75,7 @@ func (p *party) tell(now time.Time) {
 func (p *party) statement(now time.Time) swarm.Announce {
 	a := swarm.Announce{
 		Member: p.x.cfg.Self, Zone: p.x.cfg.Zone, Size: p.size, Upstream: p.upstream.now(now, p.task.Sources()),
-		Sequential: p.upstream.sequential, Stalled: p.announce.stalled, Fetched: p.fetched.Load(),
+		Sequential: p.upstream.sequential, Stalled: p.announce.stalled, Waiting: p.turn.waiting, Fetched: p.fetched.Load(),
 	}
 	for piece := 0; p.size >= 0 && piece < p.layout.Pieces(); piece++ {
 		if start, end := p.layout.Span(piece); p.task.Has(start, end) {
@@ -125,6 +125,7 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 		a.due = a.began.Add(announceEvery / 4)
 		return
 	}
+	p.opened(now, &answer)
 	p.follow(now, p.leasesOf(&answer))
 	if p.download == nil {
 		p.engage(now)

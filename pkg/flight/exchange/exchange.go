@@ -46,6 +46,8 @@ type Config struct {
 	Peers *peer.Client
 	// Held tells whether this member holds the whole of a blob, and gives it to a member that says that of its client.
 	Held func(ctx context.Context, ref reference.Reference, claim access.Claim) bool
+	// Earlier gives the layers of a blob's image that are unpacked before it, and so are to come first. Nil knows none.
+	Earlier func(dgst digest.Digest) []digest.Digest
 	// Blame is told of members that sent wrong bytes. Nil tells nobody.
 	Blame func(member discovery.Member, ref reference.Reference, err error)
 	// MaxFollowers bounds how many members hear from one flight what it has. Each costs a connection and 80 KiB at

@@ -167,15 +167,18 @@ func (p *party) sources(from swarm.ID) []flight.Source {
 // tooLate is how often a member may be late before no lease is read from it, if there is another way.
 const tooLate = 2
 
-// hurry goes on to the next source with leases whose holder sends next to nothing. Alone, there is nothing to compare
-// it with.
+// sharers is by how many leases a holder's link is shared, about: two each of eight members.
+const sharers = 16
+
+// hurry goes on to the next source with leases whose holder sends next to nothing, also if it sends as much to the
+// others. Alone, there is nothing to compare it with.
 func (p *party) hurry(now time.Time) {
 	if p.download == nil {
 		return
 	}
 	for _, l := range p.leases {
 		l.mu.Lock()
-		if l.skip != nil && l.pull != nil && l.moved.look(now, l.pull.Position(), p.progress.least()) >= p.x.cfg.Patience.Stalled {
+		if l.skip != nil && l.pull != nil && l.moved.look(now, l.pull.Position(), p.progress.least()/sharers) >= p.x.cfg.Patience.Stalled {
 			p.late[l.from] = tooLate
 			l.skip()
 		}

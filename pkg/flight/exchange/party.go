@@ -36,6 +36,7 @@ type party struct {
 	origin    *origin
 	following atomic.Int64
 	fetched   atomic.Int64 // Bytes that leases have brought.
+	open      atomic.Bool  // There are leases left, for which later layers of the image wait.
 
 	size       int64 // Negative until known.
 	layout     swarm.Layout
@@ -51,6 +52,7 @@ type party struct {
 	hashes     map[int]swarm.Hash     // Of the pieces that are here.
 	announce   announcing
 	progress   progress
+	turn       turn
 	upstream   standing
 	ended      error // Why the flight goes on by itself.
 	over       bool
@@ -70,7 +72,7 @@ func newParty(x *Exchange, task *flight.Guided, ref reference.Reference) *party 
 		members: map[swarm.ID]discovery.Member{}, neighbours: map[swarm.ID]*neighbour{},
 		followers: map[swarm.ID]*follower{}, requests: map[request]context.CancelFunc{}, failed: map[swarm.ID]time.Time{},
 		wrong: map[swarm.ID]bool{}, late: map[swarm.ID]int{}, hashes: map[int]swarm.Hash{},
-		progress: progress{patience: x.cfg.Patience},
+		progress: progress{patience: x.cfg.Patience}, turn: x.newTurn(task.Digest(), task.Scope()),
 	}
 	p.hasher, p.origin = newHasher(p), &origin{p}
 	p.ctx, p.cancel = context.WithCancel(ground(context.Background(), task.Sources())) // run ends it with its own context, and then waits.
@@ -151,6 +153,7 @@ func (p *party) pause(now time.Time) time.Duration {
 // tick does what is due.
 func (p *party) tick(now time.Time) {
 	p.learn(now)
+	p.wait(now)
 	switch p.progress.look(now, p.task.Arrived(), p.fetched.Load(), len(p.leases) > 0) {
 	case stalled:
 		p.announce.stalled = true

@@ -57,6 +57,17 @@ func (p *progress) rate(now time.Time, arrived int64) {
 	}
 }
 
+// rest says that nothing was to arrive until now.
+func (p *progress) rest(now time.Time) { p.arrived.at, p.given.at = now, now }
+
+// moved is how long ago something arrived, or could have first.
+func (p *progress) moved(now time.Time) time.Duration {
+	if p.arrived.at.IsZero() {
+		return 0
+	}
+	return now.Sub(p.arrived.at)
+}
+
 // least is how many bytes have to come within the time after which the flight counts as stalled.
 func (p *progress) least() int64 { return int64(crawl * p.best * p.patience.Stalled.Seconds()) }
 
