@@ -63,11 +63,22 @@ func (n *network) open(ctx context.Context) error {
 	if err := n.namespace(ctx, n.bridge()); err != nil {
 		return err
 	}
-	return batch(ctx, "ip", n.bridge(),
+	if err := batch(ctx, "ip", n.bridge(),
 		"link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
 		"link set br0 addrgenmode none up",
-	)
+	); err != nil {
+		return err
+	}
+	if _, err := os.Stat(bridgeSettings); err != nil {
+		return nil // No firewall looks at bridges here.
+	}
+	return tool(ctx, nil, "ip", "netns", "exec", n.bridge(), "sh", "-c",
+		"for f in "+bridgeSettings+"/bridge-nf-call-*; do echo 0 >$f; done")
 }
+
+// bridgeSettings are there where Docker or Kubernetes runs, and then have the machine's firewall judge every frame, at
+// a tenth of what it costs to move it.
+const bridgeSettings = "/proc/sys/net/bridge"
 
 func (n *network) namespace(ctx context.Context, name string) error {
 	n.mu.Lock()

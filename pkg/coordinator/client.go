@@ -27,7 +27,7 @@ const (
 	maxRedirects = 2
 	// hedgeAfter is how long the coordinator may take at least before the next-closest member is asked as well. A member
 	// that is connected answers within a millisecond, or says at once that the announce has arrived.
-	hedgeAfter = 100 * time.Millisecond
+	hedgeAfter = 250 * time.Millisecond
 	// hedgeFirst is the same for a member without a connection. TCP and TLS take some milliseconds, and hundreds while
 	// a whole cluster starts to pull and every member connects to one at the same moment. Just then a second
 	// coordinator is at its dearest: it means one more copy from upstream. Who refuses is known at once in any case.
@@ -43,6 +43,9 @@ const (
 	// silentFor is how long a member that was silent is passed over. If it is dead, discovery knows by then; and if it
 	// is not, all agree on it again.
 	silentFor = 5 * time.Second
+	// lateFor is the same for a member that was only slower than the next one. As long as some rely on the one and some
+	// on the other, they know nothing of each other.
+	lateFor = time.Second
 )
 
 // Locator finds coordinators.
@@ -77,8 +80,8 @@ type Client struct {
 	metrics *clientMetrics
 	members *lru.Cache[swarm.ID, discovery.Member]
 	heard   *lru.Cache[peer.ID, time.Time]
-	silent  *lru.Cache[peer.ID, time.Time]
-	usual   atomic.Int64 // How long announces take to arrive, as a moving average.
+	silent  *lru.Cache[peer.ID, time.Time] // Until when.
+	usual   atomic.Int64                   // How long announces take to arrive, as a moving average.
 
 	ctx    context.Context // What is said to those whose answer came too late lives on it.
 	cancel context.CancelFunc
@@ -169,8 +172,18 @@ func (c *Client) targets(q question) []discovery.Member {
 }
 
 func (c *Client) isSilent(id peer.ID) bool {
-	since, known := c.silent.Peek(id)
-	return known && c.cfg.Now().Sub(since) < silentFor
+	until, known := c.silent.Peek(id)
+	return known && c.cfg.Now().Before(until)
+}
+
+// passOver has a member not asked for a time; for all of silentFor if it has been passed over a moment ago already, and
+// has not answered since.
+func (c *Client) passOver(id peer.ID, within time.Duration) {
+	now := c.cfg.Now()
+	if _, again := c.silent.Peek(id); again {
+		within = silentFor
+	}
+	c.silent.Add(id, now.Add(within))
 }
 
 // hedge is how long to wait for a member before the next one is asked as well.

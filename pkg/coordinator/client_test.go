@@ -184,7 +184,7 @@ func TestSilentMemberIsPassedOver(t *testing.T) {
 	mute, second := newHost(t, "mute", silent), newHost(t, "ok", nil)
 	dir.nearest = []discovery.Member{mute.Member, second.Member}
 	c := newClient(t, dir)
-	c.silent.Add(mute.ID, time.Now())
+	c.passOver(mute.ID, silentFor)
 	// The second knows the first as closer, and is told not to refer to it.
 	second.dir.closer = []discovery.Member{mute.Member}
 	if a, took, err := asks(t, c); err != nil || len(a.Leases) != 1 || took > hedgeFirst {
@@ -301,5 +301,26 @@ func TestServiceRefuses(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("GET: %d", resp.StatusCode)
+	}
+}
+
+// TestLateMemberIsAskedAgainSoon has a member that was slower than the next one asked again after a moment, and one
+// that keeps being late after a longer one.
+func TestLateMemberIsAskedAgainSoon(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c, err := NewClient(ClientConfig{Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	id := member("late").ID
+	for round, want := range []time.Duration{lateFor, silentFor} {
+		c.passOver(id, lateFor)
+		if now = now.Add(want - time.Millisecond); !c.isSilent(id) {
+			t.Errorf("round %d: asked again before %v", round, want)
+		}
+		if now = now.Add(time.Millisecond); c.isSilent(id) {
+			t.Errorf("round %d: not asked again after %v", round, want)
+		}
 	}
 }

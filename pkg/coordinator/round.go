@@ -100,7 +100,7 @@ func (r *round) settle(won *attempt) {
 	for i, a := range r.attempts {
 		a.cancel()
 		if i < slices.Index(r.attempts, won) && !a.done {
-			r.client.silent.Add(a.target.ID, r.client.cfg.Now())
+			r.client.passOver(a.target.ID, lateFor)
 		}
 	}
 }
@@ -180,7 +180,7 @@ func (c *Client) failed(ctx context.Context, m discovery.Member, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	c.silent.Add(m.ID, c.cfg.Now())
+	c.passOver(m.ID, silentFor)
 	c.heard.Remove(m.ID)
 	c.metrics.silent.Inc()
 	if errors.Is(err, peer.ErrDead) {

@@ -90,6 +90,9 @@ func TestAloneAsBefore(t *testing.T) {
 	o := newOrigin(t)
 	fleet := newFleet(t, 3, o, nil)
 	together(t, fleet[:1], func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })
+	if before := fleet[0].Earlier(digest.FromBytes(o.layer)); !slices.Equal(before, []digest.Digest{digest.FromBytes(o.config)}) {
+		t.Errorf("before the layer comes %v", before)
+	}
 	for object, n := range o.asked {
 		if n != 1 {
 			t.Errorf("%s: asked %d times", object, n)

@@ -195,8 +195,8 @@ func (b *blob) update(now time.Time, m *member, a Announce) {
 		b.change()
 	}
 	have := a.Have.within(b.layout.Pieces())
-	if a.Complete {
-		have = Pieces{} // It is a holder, which counts apart.
+	if a.Complete || b.size < 0 {
+		have = Pieces{} // It is a holder, which counts apart; or there are no pieces before the size is known.
 	}
 	b.measure(now, m, have, a)
 	b.setHave(m, have)

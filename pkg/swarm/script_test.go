@@ -135,6 +135,7 @@ func (s *trackerScript) play(now time.Time, words []string) []string {
 	}
 	_, a.Complete = o["complete"]
 	_, a.Stalled = o["stalled"]
+	_, a.Waiting = o["waiting"]
 	_, a.Leaving = o["leaving"]
 	_, a.Sequential = o["sequential"]
 	a.Fetched = max(0, megabytes(o["fetched"]))
@@ -160,6 +161,9 @@ func (s *trackerScript) play(now time.Time, words []string) []string {
 	}
 	if got.NoSource {
 		out = append(out, "no source")
+	}
+	if got.Open {
+		out = append(out, "open")
 	}
 	if got.Wait {
 		out = append(out, "wait")

@@ -35,7 +35,7 @@ func TestTrackerAgainstModel(t *testing.T) {
 			}
 			a := Announce{Member: ID(fmt.Sprint("m", i)), Zone: fmt.Sprint("z", i%3), Size: size, Have: haves[i].Clone(),
 				Complete: haves[i].Full(layout.Pieces()) && r.IntN(4) == 0, Upstream: Upstream(max(0, r.IntN(9)-4)),
-				Stalled: r.IntN(9) == 0, Leaving: r.IntN(50) == 0, Sequential: r.IntN(2000) == 0}
+				Stalled: r.IntN(9) == 0, Waiting: r.IntN(5) == 0, Leaving: r.IntN(50) == 0, Sequential: r.IntN(2000) == 0}
 			if r.IntN(9) == 0 {
 				a.Size = -1
 			}
@@ -145,6 +145,8 @@ func sane(answer Assignment, a Announce, size int64) string {
 		return "it needs no leases"
 	case answer.NoSource && (total > 0 || len(answer.Holders) > 0):
 		return "there is a source"
+	case answer.Open && a.Complete:
+		return "it has everything, and is told of what is open"
 	case answer.Again <= 0:
 		return "it is not told when to ask again"
 	}

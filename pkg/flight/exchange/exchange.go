@@ -83,8 +83,9 @@ const (
 	doubtFor = time.Hour
 	// maxDoubted bounds how many such blobs are remembered.
 	maxDoubted = 1024
-	// copyBuffer is how much of a piece is read, hashed and written at once.
-	copyBuffer = 64 << 10
+	// copyBuffer is how much of a piece is read, hashed and written at once: a whole one of the smallest size, for each
+	// write to a file costs about as much as 64 KiB more in it.
+	copyBuffer = 256 << 10
 )
 
 // New makes an exchange.

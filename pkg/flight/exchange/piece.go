@@ -117,18 +117,10 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 	if in.Size() != p.size {
 		return outcome{result: wrong, err: fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), p.size)}
 	}
-	buf := p.x.buffers.Get().(*[copyBuffer]byte)
-	defer p.x.buffers.Put(buf)
-	hash := sha256.New()
-	read, err := io.CopyBuffer(io.MultiWriter(hash, into), struct{ io.Reader }{in}, buf[:])
-	switch {
-	case err == nil && read < end-start:
-		err = io.ErrUnexpectedEOF
-		fallthrough
-	case err != nil:
+	got, err := p.copyPiece(into, in, end-start)
+	if err != nil {
 		return failure(ctx, err)
 	}
-	got := swarm.Hash(hash.Sum(nil))
 	told := want != swarm.Hash{} // Who holds the whole may know of no hashes.
 	if told && got != want {
 		return outcome{result: wrong, err: errWrongPiece}
@@ -137,6 +129,26 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 		return outcome{result: refused, err: err, retry: absentRetry}
 	}
 	return outcome{result: arrived, hash: got, told: told}
+}
+
+// copyPiece moves all bytes of a piece, and gives their hash.
+func (p *party) copyPiece(into io.Writer, in io.Reader, size int64) (got swarm.Hash, err error) {
+	buf := p.x.buffers.Get().(*[copyBuffer]byte)
+	defer p.x.buffers.Put(buf)
+	hash := sha256.New()
+	for left := size; left > 0; {
+		chunk := buf[:min(left, copyBuffer)]
+		if _, err := io.ReadFull(in, chunk); err != nil {
+			return got, fmt.Errorf("%d bytes from the piece's end: %w", left, err)
+		}
+		_, _ = hash.Write(chunk) // It never fails, by its documentation.
+		if _, err := into.Write(chunk); err != nil {
+			return got, err
+		}
+		left -= int64(len(chunk))
+	}
+	hash.Sum(got[:0])
+	return got, nil
 }
 
 // failure says what an error means.

@@ -1,0 +1,140 @@
+package exchange
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/kioo-dev/kioo/pkg/coordinator"
+	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/opencontainers/go-digest"
+)
+
+// bureau coordinates two layers of an image. It has leases of the first left until it has been asked a few times after
+// the second was said to wait.
+type bureau struct {
+	first, second digest.Digest
+	crowd         int // Neighbours of each.
+
+	mu     sync.Mutex
+	waited int // Announces of the second layer that say that it waits.
+	left   int // Answers that still say that the first one is open.
+	early  bool
+}
+
+func (b *bureau) Member(swarm.ID) (discovery.Member, bool) { return discovery.Member{}, false }
+
+func (b *bureau) Announce(_ context.Context, key string, a swarm.Announce) (coordinator.Answer, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	answer := coordinator.Answer{Assignment: swarm.Assignment{Size: a.Size, Again: 20 * time.Millisecond}}
+	for i := range b.crowd {
+		answer.Neighbours = append(answer.Neighbours, swarm.Neighbour{Member: swarm.ID(strings.Repeat("m", i+1))})
+	}
+	open := b.left > 0
+	switch {
+	case a.Complete || a.Leaving:
+	case strings.HasPrefix(key, b.first.String()):
+		if b.waited > 0 {
+			b.left--
+		}
+		// It goes on a little with each answer, so that it does not look stuck.
+		end := a.Size
+		if answer.Open = open; open {
+			end = min(a.Size, (a.Fetched>>20+1)<<20)
+		}
+		answer.Leases = []swarm.Lease{{End: end}}
+	case a.Waiting:
+		b.waited++
+	default:
+		b.early = b.early || open && b.waited > 0
+		if !open {
+			answer.Leases = []swarm.Lease{{End: a.Size}}
+		}
+	}
+	return answer, nil
+}
+
+// TestTurns has two layers of an image pulled at once. In a crowd the second waits until the first has no leases left;
+// among few both come at once.
+func TestTurns(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		crowd  int
+		waits  bool
+		before func(first, second digest.Digest) []digest.Digest
+	}{
+		{"a crowd", crowd, true, func(first, _ digest.Digest) []digest.Digest { return []digest.Digest{first} }},
+		{"a few", crowd - 1, false, func(first, _ digest.Digest) []digest.Digest { return []digest.Digest{first} }},
+		{"of different images", crowd, false, func(_, _ digest.Digest) []digest.Digest { return nil }},
+		{"itself", crowd, false, func(_, second digest.Digest) []digest.Digest { return []digest.Digest{second} }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bodies := [][]byte{make([]byte, 9<<20), append(make([]byte, 9<<20), 1)}
+			b := &bureau{first: digest.FromBytes(bodies[0]), second: digest.FromBytes(bodies[1]), crowd: test.crowd, left: 6}
+			if !test.waits {
+				time.AfterFunc(500*time.Millisecond, func() {
+					b.mu.Lock()
+					defer b.mu.Unlock()
+					b.left = 0
+				})
+			}
+			x := newExchange(t, func(c *Config) {
+				c.Announcer = b
+				c.Earlier = func(dgst digest.Digest) []digest.Digest {
+					if dgst == b.second {
+						return test.before(b.first, b.second)
+					}
+					return nil
+				}
+			})
+			g := group(t, x)
+			var pulls sync.WaitGroup
+			for _, body := range bodies {
+				pulls.Go(func() {
+					if err := pull(t, g, digest.FromBytes(body), &source{body: body}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			pulls.Wait()
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if test.waits != (b.waited > 0) || b.early {
+				t.Errorf("it waited %d times; went on too early: %v", b.waited, b.early)
+			}
+		})
+	}
+}
+
+// TestTurnEnds: nobody waits for ever, nor for what gets nothing.
+func TestTurnEnds(t *testing.T) {
+	now := time.Now()
+	x := newExchange(t, func(*Config) {})
+	first, second := &party{x: x}, &party{x: x}
+	x.parties["first"] = first
+	second.turn = turn{began: now, before: []string{"first"}}
+	second.announce.due = now.Add(time.Hour)
+	answer := &coordinator.Answer{Assignment: swarm.Assignment{Open: true, Neighbours: make([]swarm.Neighbour, crowd)}}
+	for _, step := range []struct {
+		name    string
+		idle    time.Duration // Of the first.
+		after   time.Duration
+		waiting bool
+	}{
+		{"it has just begun", 0, 0, true},
+		{"the first gets nothing", keepsTurn, 0, false},
+		{"the first gets something again", 0, time.Second, true},
+		{"after a long time", 0, waitsFor, false},
+	} {
+		at := now.Add(step.after)
+		first.progress.arrived.at = at.Add(-step.idle)
+		first.opened(at, answer)
+		if second.wait(at); second.turn.waiting != step.waiting {
+			t.Errorf("%s: waiting is %v", step.name, second.turn.waiting)
+		}
+	}
+}
