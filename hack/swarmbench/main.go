@@ -119,6 +119,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	began := time.Now()
 	t := newTable(stdout, o.size)
+	var failed error
 	for _, s := range scenarios() {
 		if !o.only.MatchString(s.name) {
 			continue
@@ -126,11 +127,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		for _, sys := range s.systems(o) {
 			fmt.Fprintf(stderr, "swarmbench: %s: %s\n", s.name, sys.name)
 			r, err := measure(ctx, o, s, sys)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			if err != nil {
-				return fmt.Errorf("%s: %s: %w", s.name, sys.name, err)
+				failed = errors.Join(failed, fmt.Errorf("%s: %s: %w", s.name, sys.name, err))
+				t.fail(s, sys)
+				continue
 			}
 			t.add(s, sys, r)
 		}
 	}
-	return t.print(time.Since(began))
+	return errors.Join(t.print(time.Since(began)), failed)
 }

@@ -23,6 +23,8 @@ const (
 	tag        = "v1"
 	// startTime bounds the start of a fleet, and how long its nodes may take to find each other.
 	startTime = 2 * time.Minute
+	// maxTries is how often a client asks that asks again.
+	maxTries = 4
 	// pullTime bounds all pulls of one measurement.
 	pullTime = 15 * time.Minute
 )
@@ -182,7 +184,11 @@ func (t *trial) pull(ctx context.Context, n *fleet.Node, after time.Duration) er
 		return ctx.Err()
 	case <-time.After(after):
 	}
-	if err := n.Pull(ctx, t.image()); err != nil {
+	err := n.Pull(ctx, t.image())
+	for tries := 1; err != nil && t.again && n == t.theVictim() && tries < maxTries; tries++ {
+		err = n.Pull(ctx, t.image())
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w; the end of its mirror's log:\n%s", n.Name, err, lastLines(n.Log(), 20))
 	}
 	t.mu.Lock()

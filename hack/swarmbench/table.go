@@ -53,6 +53,13 @@ func (t *table) add(s scenario, sys system, r result) {
 	t.lines = append(t.lines, cells)
 }
 
+// fail adds what could not be measured.
+func (t *table) fail(s scenario, sys system) {
+	cells := make([]string, 14)
+	cells[0], cells[1], cells[2] = s.name, sys.name, "FAILED"
+	t.lines = append(t.lines, cells)
+}
+
 func verdict(goal string, met bool) string {
 	if met {
 		return goal + " yes"

@@ -146,7 +146,7 @@ func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
 	more = s.pos < s.end
 	f.mu.Unlock()
 	if err == nil && s.arrived != nil {
-		s.arrived(off, off+int64(len(p)))
+		s.arrived(off, p)
 	}
 	return more, err
 }

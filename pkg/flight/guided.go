@@ -181,9 +181,9 @@ type Pull struct {
 	s *stream
 }
 
-// Pull prepares to read [start, end); a negative end is the blob's. arrived, if not nil, is told of what is there now.
-// The caller calls Run.
-func (g *Guided) Pull(start, end int64, arrived func(start, end int64)) *Pull {
+// Pull prepares to read [start, end); a negative end is the blob's. arrived, if not nil, is told of what is there now,
+// with the bytes as they came, which it must not keep. The caller calls Run.
+func (g *Guided) Pull(start, end int64, arrived func(off int64, p []byte)) *Pull {
 	p := &Pull{g: g, s: &stream{pos: start, end: end, guide: g, arrived: arrived}}
 	g.f.mu.Lock()
 	defer g.f.mu.Unlock()

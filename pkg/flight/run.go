@@ -74,8 +74,8 @@ type flight struct {
 type stream struct {
 	pos, end int64
 	guide    *Guided // Who asked for it; nil if the flight itself did.
-	// arrived, if not nil, is told of bytes that are there now. It must not wait.
-	arrived func(start, end int64)
+	// arrived, if not nil, is told of bytes that are there now, as they came. It must not wait, nor keep them.
+	arrived func(off int64, p []byte)
 }
 
 func newFlight(g *Group, dgst digest.Digest, size int64, sources []Source) *flight {

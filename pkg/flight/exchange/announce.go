@@ -126,12 +126,12 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 		return
 	}
 	p.opened(now, &answer)
-	p.follow(now, p.leasesOf(&answer))
 	if p.download == nil {
-		p.engage(now)
+		p.engage(now) // Before the leases, so that their bytes are hashed as they come.
 	} else {
 		p.do(now, p.download.Assigned(now, answer.Assignment))
 	}
+	p.follow(now, p.leasesOf(&answer))
 }
 
 // leasesOf gives what an answer has us read. Of what is one piece, or of unknown size, holders are told without leases.

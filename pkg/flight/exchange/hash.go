@@ -2,14 +2,17 @@ package exchange
 
 import (
 	"crypto/sha256"
+	"hash"
 	"sync"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/swarm"
 )
 
-// hasher takes the hashes of pieces that came from leases, beside their copying and in the order in which they were
-// complete. It does nothing while there is nobody to tell: a lone downloader does not pay for it.
+// hasher takes the hashes of pieces that came from leases, and tells them in the order in which the pieces were
+// complete: of the bytes as they come, so that what a bad disk makes of them later is taken for right by nobody. It
+// does nothing while there is nobody to tell: a lone downloader does not pay for it. If somebody comes, what is there
+// is read back from the spool.
 type hasher struct {
 	p    *party
 	kick chan struct{}
@@ -18,14 +21,42 @@ type hasher struct {
 	layout *swarm.Layout // Nil until the size is known.
 	early  []span        // What arrived before that.
 	queued swarm.Pieces
+	hashes map[int]swarm.Hash // Of pieces in todo that are not to be read back.
 	todo   []int
 	needed bool
+}
+
+// running is the hash of the piece that is being read from a lease. Its zero value is of none.
+type running struct {
+	hash hash.Hash
+	next int64 // The byte that it goes on with.
+}
+
+// write takes bytes in that lie within one piece [start, end), and gives its hash if they are the last ones and all
+// before came in order.
+func (r *running) write(start, end, off int64, b []byte) (sum swarm.Hash, ok bool) {
+	switch {
+	case off == start:
+		r.hash = sha256.New()
+	case r.hash == nil || off != r.next:
+		r.hash = nil
+		return sum, false
+	}
+	_, _ = r.hash.Write(b) // A hash never fails, by its documentation.
+	if r.next = off + int64(len(b)); r.next < end {
+		return sum, false
+	}
+	r.hash.Sum(sum[:0])
+	r.hash = nil
+	return sum, true
 }
 
 // span is bytes from start up to, and without, end.
 type span struct{ start, end int64 }
 
-func newHasher(p *party) *hasher { return &hasher{p: p, kick: make(chan struct{}, 1)} }
+func newHasher(p *party) *hasher {
+	return &hasher{p: p, kick: make(chan struct{}, 1), hashes: map[int]swarm.Hash{}}
+}
 
 // start tells the blob's layout.
 func (h *hasher) start(layout swarm.Layout) {
@@ -35,7 +66,7 @@ func (h *hasher) start(layout swarm.Layout) {
 	h.early = nil
 	h.mu.Unlock()
 	for _, r := range early {
-		h.arrived(r.start, r.end)
+		h.there(r.start, r.end)
 	}
 }
 
@@ -54,8 +85,32 @@ func (h *hasher) wake() {
 	}
 }
 
-// arrived notes bytes of a lease that are in the spool. It does not wait.
-func (h *hasher) arrived(start, end int64) {
+// arrived notes bytes of a lease that are in the spool. It does not wait. r belongs to the lease.
+func (h *hasher) arrived(r *running, off int64, b []byte) {
+	h.mu.Lock()
+	layout, needed := h.layout, h.needed
+	h.mu.Unlock()
+	if layout == nil || !needed {
+		h.there(off, off+int64(len(b)))
+		return
+	}
+	for len(b) > 0 {
+		piece := layout.At(off)
+		start, end := layout.Span(piece)
+		n := min(int64(len(b)), end-off)
+		sum, whole := r.write(start, end, off, b[:n])
+		h.mu.Lock()
+		if whole && !h.queued.Has(piece) {
+			h.hashes[piece] = sum
+		}
+		h.add(piece)
+		h.mu.Unlock()
+		off, b = off+n, b[n:]
+	}
+}
+
+// there notes bytes that are in the spool.
+func (h *hasher) there(start, end int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.layout == nil {
@@ -86,33 +141,39 @@ func (h *hasher) present(piece int) {
 	h.add(piece)
 }
 
-// next gives a piece to hash.
-func (h *hasher) next() (int, bool) {
+// next gives a piece to tell of, with its hash if that is known.
+func (h *hasher) next() (have swarm.Have, hashed, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.needed || len(h.todo) == 0 {
-		return 0, false
+		return have, false, false
 	}
-	piece := h.todo[0]
+	have.Piece = h.todo[0]
 	h.todo = h.todo[1:]
-	return piece, true
+	have.Hash, hashed = h.hashes[have.Piece]
+	delete(h.hashes, have.Piece)
+	return have, hashed, true
 }
 
 // run hashes until the party ends.
 func (h *hasher) run() {
-	buf := make([]byte, 256<<10)
+	var buf []byte
 	for {
 		select {
 		case <-h.kick:
 		case <-h.p.ctx.Done():
 			return
 		}
-		for piece, ok := h.next(); ok; piece, ok = h.next() {
-			hash, err := h.hash(piece, buf)
-			if err != nil {
-				return // The flight has ended, or has started over.
+		for have, hashed, ok := h.next(); ok; have, hashed, ok = h.next() {
+			if !hashed {
+				var err error
+				if buf == nil {
+					buf = make([]byte, copyBuffer)
+				}
+				if have.Hash, err = h.hash(have.Piece, buf); err != nil {
+					return // The flight has ended, or has started over.
+				}
 			}
-			have := swarm.Have{Piece: piece, Hash: hash}
 			if !h.p.post(func(now time.Time) { h.p.brought(now, have) }) {
 				return
 			}

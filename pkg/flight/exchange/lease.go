@@ -18,7 +18,8 @@ type lease struct {
 	start  int64
 	cancel context.CancelFunc
 	moved  mark
-	ways   int // Upstream, among its sources.
+	hash   running // Belongs to the goroutine that reads.
+	ways   int     // Upstream, among its sources.
 
 	mu   sync.Mutex
 	end  int64 // Negative for the blob's end.
@@ -47,7 +48,7 @@ func (l *lease) reading() reading {
 }
 
 // next prepares to read the first part that is missing; nil if nothing is.
-func (l *lease) next(task *flight.Guided, arrived func(start, end int64)) *flight.Pull {
+func (l *lease) next(task *flight.Guided, arrived func(off int64, b []byte)) *flight.Pull {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	from, to := l.start, l.end
@@ -212,7 +213,7 @@ func (p *party) readFrom(ctx context.Context, l *lease, src flight.Source) error
 	}
 	l.mu.Unlock()
 	for {
-		pull := l.next(p.task, p.arrived)
+		pull := l.next(p.task, func(off int64, b []byte) { p.arrived(l, off, b) })
 		if pull == nil {
 			return nil
 		}
@@ -226,9 +227,9 @@ func (p *party) readFrom(ctx context.Context, l *lease, src flight.Source) error
 }
 
 // arrived notes bytes of a lease. It does not wait.
-func (p *party) arrived(start, end int64) {
-	p.fetched.Add(end - start)
-	p.hasher.arrived(start, end)
+func (p *party) arrived(l *lease, off int64, b []byte) {
+	p.fetched.Add(int64(len(b)))
+	p.hasher.arrived(&l.hash, off, b)
 	select {
 	case p.news <- struct{}{}:
 	default:
