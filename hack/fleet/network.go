@@ -123,13 +123,13 @@ func (n *network) attach(ctx context.Context, name string, addr netip.Addr, link
 		fmt.Sprintf("link set %s up", port),
 		// The machine's own choice of congestion control, which namespaces inherit, would make figures differ from one
 		// machine to the next.
-		fmt.Sprintf("route add %s dev %s src %s congctl %s", netip.PrefixFrom(addr, mask).Masked(), port, addr, congestion()),
+		fmt.Sprintf("route replace %s dev %s src %s congctl %s", netip.PrefixFrom(addr, mask).Masked(), port, addr, congestion()),
 	}
 	// Everyone knows everyone's hardware address for good. If they had to ask, who wants to reach a place behind a
 	// black link would be told within seconds that there is no such host, which no router between two nodes would say.
 	for _, other := range n.plan() {
 		if other != addr {
-			lines = append(lines, fmt.Sprintf("neigh add %s lladdr %s dev %s nud permanent", other, hardwareAddr(other), port))
+			lines = append(lines, fmt.Sprintf("neigh replace %s lladdr %s dev %s nud permanent", other, hardwareAddr(other), port))
 		}
 	}
 	if err := batch(ctx, "ip", p.namespace, lines...); err != nil {
