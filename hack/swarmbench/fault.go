@@ -97,9 +97,10 @@ func blackened(ctx context.Context, _ *trial, victim *fleet.Node) (func(context.
 	return victim.Restore, victim.Black(ctx)
 }
 
-// corrupted changes what has arrived at the node and was not yet handed on, as a bad disk does.
+// corrupted changes what has arrived at the node, as a bad disk does: but only what its own client has had already, so
+// that the others are those to whom it matters.
 func corrupted(_ context.Context, _ *trial, victim *fleet.Node) (func(context.Context) error, error) {
-	const every, bad = 64 << 10, "not what it should be"
+	const every, margin, bad = 64 << 10, 1 << 20, "not what it should be"
 	changed := 0
 	err := filepath.WalkDir(filepath.Join(victim.DataDir(), "cache", "ingest"), func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
@@ -114,11 +115,14 @@ func corrupted(_ context.Context, _ *trial, victim *fleet.Node) (func(context.Co
 		if err != nil {
 			return err
 		}
-		for at := int64(0); at < info.Size(); at += every {
+		had := int64(0)
+		for ; had < info.Size(); had += every {
 			var there [8]byte
-			if _, err := file.ReadAt(there[:], at); err != nil || there == [8]byte{} {
-				continue // A hole: nothing has arrived.
+			if _, err := file.ReadAt(there[:], had); err != nil || there == [8]byte{} {
+				break // A hole: nothing has arrived, and the client waits there.
 			}
+		}
+		for at := int64(0); at < had-margin; at += every {
 			if _, err := file.WriteAt([]byte(bad), at); err != nil {
 				return err
 			}

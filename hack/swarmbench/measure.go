@@ -23,8 +23,6 @@ const (
 	tag        = "v1"
 	// startTime bounds the start of a fleet, and how long its nodes may take to find each other.
 	startTime = 2 * time.Minute
-	// maxTries is how often a client asks that asks again.
-	maxTries = 4
 	// pullTime bounds all pulls of one measurement.
 	pullTime = 15 * time.Minute
 )
@@ -184,11 +182,7 @@ func (t *trial) pull(ctx context.Context, n *fleet.Node, after time.Duration) er
 		return ctx.Err()
 	case <-time.After(after):
 	}
-	err := n.Pull(ctx, t.image())
-	for tries := 1; err != nil && t.again && n == t.theVictim() && tries < maxTries; tries++ {
-		err = n.Pull(ctx, t.image())
-	}
-	if err != nil {
+	if err := n.Pull(ctx, t.image()); err != nil {
 		return fmt.Errorf("%s: %w; the end of its mirror's log:\n%s", n.Name, err, lastLines(n.Log(), 20))
 	}
 	t.mu.Lock()

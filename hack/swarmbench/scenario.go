@@ -29,8 +29,6 @@ type scenario struct {
 	slow int64
 	// fault happens to the victim half-way.
 	fault fault
-	// again has the victim's client ask again when its pull fails, as a kubelet does.
-	again bool
 	// direct says that pulling without a mirror is compared.
 	direct bool
 	// goal is what the makespan may be at most, times the bound; 0 is none.
@@ -55,7 +53,7 @@ func scenarios() []scenario {
 		{name: "8 nodes, one mirror killed", victim: 3, fault: killed},
 		{name: "8 nodes, coordinator killed", victim: -1, fault: killed},
 		{name: "8 nodes, one link goes black", victim: 3, fault: blackened},
-		{name: "8 nodes, one has wrong bytes", victim: 3, fault: corrupted, again: true},
+		{name: "8 nodes, one has wrong bytes", victim: 3, fault: corrupted},
 		{name: "8 nodes, one at a hundredth", victim: 3, slow: 1},
 	} {
 		f.nodes, f.rate, f.upstream, f.reference = 8, 100, 100, cold
