@@ -232,7 +232,7 @@ func (n *node) die(w *world, silent bool) {
 	n.gone = true
 	w.settled(n)
 	if n.reading != nil {
-		n.reading.close(w)
+		n.reading.close(w, 0)
 	}
 	for _, t := range slices.Concat(n.out, n.serving) {
 		if t.flow != nil {

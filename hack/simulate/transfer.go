@@ -116,8 +116,14 @@ type stream struct {
 	from  *node // Nil is upstream.
 	lease swarm.Lease
 	piece int
-	flows []*flow
+	flows []sending
 	shut  bool
+}
+
+// sending is a piece on its way.
+type sending struct {
+	piece int
+	*flow
 }
 
 // read goes on with the next lease.
@@ -181,14 +187,14 @@ func (s *stream) send(w *world) {
 		}
 	}
 	f.done = func(w *world, f *flow) {
-		s.flows = slices.DeleteFunc(s.flows, func(o *flow) bool { return o == f })
+		s.flows = slices.DeleteFunc(s.flows, func(o sending) bool { return o.flow == f })
 		if f.stopped || s.n.gone {
 			return
 		}
 		s.n.fetched += length
 		s.n.do(w, s.n.load.Fetched(w.time(), swarm.Have{Piece: piece, Hash: swarm.Hash{byte(piece), byte(piece >> 8)}}))
 	}
-	s.flows = append(s.flows, f)
+	s.flows = append(s.flows, sending{piece, f})
 	w.start(f)
 }
 
@@ -200,10 +206,13 @@ func (s *stream) finish(w *world) {
 	}
 }
 
-func (s *stream) close(w *world) {
+// close sends no more, and stops what is on its way from a piece on.
+func (s *stream) close(w *world, from int) {
 	s.shut = true
 	for _, f := range slices.Clone(s.flows) {
-		w.stop(f)
+		if f.piece >= from {
+			w.stop(f.flow)
+		}
 	}
 }
 
@@ -229,7 +238,7 @@ func (n *node) release(w *world, l swarm.Lease) {
 	}
 	s.lease.End = max(s.lease.Start, l.Start)
 	if start, _ := w.layout.Span(s.piece); start > s.lease.End || s.piece > 0 && s.lease.End <= start-w.layout.PieceSize {
-		s.close(w)
+		s.close(w, w.layout.At(s.lease.End)) // The last piece of the lease may still be on its way.
 		n.reading = nil
 		n.read(w)
 	}
