@@ -143,9 +143,7 @@ func (b *blob) sweep(now time.Time) {
 		}
 		if len(m.leases) > 0 && now.Sub(m.progress) > b.cfg.Patience {
 			for _, l := range m.leases {
-				if l.from != "" && now.Sub(b.source(l.from).gave) > b.cfg.Patience { // Else it is the member who is slow.
-					b.suspect(now, l.from)
-				}
+				b.suspect(now, l.from)
 			}
 			b.dropLeases(m)
 			m.lapsed = now.Add(2 * b.cfg.Patience)
@@ -162,9 +160,14 @@ func (b *blob) sweep(now time.Time) {
 	}
 }
 
+// suspect has nobody sent to a holder for a while, of which a member got nothing; unless another did: then it is the
+// member who is slow.
 func (b *blob) suspect(now time.Time, holder ID) {
-	if holder != "" {
-		b.source(holder).suspect = now.Add(30 * time.Second)
+	if holder == "" {
+		return
+	}
+	if s := b.source(holder); now.Sub(s.gave) > b.cfg.Patience {
+		s.suspect = now.Add(30 * time.Second)
 	}
 }
 
