@@ -74,17 +74,7 @@ func TestAccessModes(t *testing.T) {
 			url := "http://" + d.Addrs()[0].String() + "/v2/org/app/blobs/" + digest.FromString(blob).String() + "?ns=registry.example.com"
 			ask := func(user string, want int) http.Header {
 				t.Helper()
-				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if user != "" {
-					req.SetBasicAuth(user, "s3cret")
-				}
-				resp, err := http.DefaultClient.Do(req)
-				if err != nil {
-					t.Fatal(err)
-				}
+				resp := getAs(t, url, user)
 				defer resp.Body.Close()
 				body, _ := io.ReadAll(resp.Body) // Its length is what counts.
 				if resp.StatusCode != want || want == 200 && string(body) != blob {
@@ -102,4 +92,21 @@ func TestAccessModes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// getAs asks with a user's password, or with none for nobody. The caller closes the body.
+func getAs(t *testing.T, url, user string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user != "" {
+		req.SetBasicAuth(user, "s3cret")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
 }

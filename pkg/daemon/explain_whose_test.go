@@ -113,17 +113,7 @@ func TestExplainWhose(t *testing.T) {
 
 func askAs(t *testing.T, mirror, user string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+mirror+"/v2/org/app/manifests/v1?ns=registry.example.com", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if user != "" {
-		req.SetBasicAuth(user, "s3cret")
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := getAs(t, "http://"+mirror+"/v2/org/app/manifests/v1?ns=registry.example.com", user)
 	resp.Body.Close()
 	if resp.StatusCode == http.StatusOK {
 		t.Errorf("%q got in", user)

@@ -14,12 +14,9 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/content"
-	"github.com/kioo-dev/kioo/pkg/content/cache"
-	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
-	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -210,7 +207,7 @@ func TestEveryRule(t *testing.T) {
 	members := newTown(t)
 	members.add(t, "member", w.as("member"))
 	p := every(t)
-	m, store := ruledMirror(t, members, remote.URL, p)
+	m, store := ruledMirror(t, members, remote.URL, p, 64<<20)
 	for _, s := range all {
 		if s.own == unknown {
 			continue
@@ -273,36 +270,4 @@ func (w *world) check(t *testing.T, clients, members http.Handler, p *policy.Pol
 	if !slices.Equal(w.asked[s.name], asked) {
 		t.Errorf("%+v: asked %v, want %v", *s, w.asked[s.name], asked)
 	}
-}
-
-// ruledMirror is newMirror with rules.
-func ruledMirror(t *testing.T, members *town, url string, p *policy.Policy) (*mirror.Mirror, *cache.Cache) {
-	t.Helper()
-	store, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 64 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := upstream.New(upstream.Config{
-		Registries: func(reference.Repository) upstream.Registry {
-			return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: url}}}
-		},
-		Retries: upstream.Retries{Attempts: 1},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := mirror.New(mirror.Config{
-		Held: []mirror.Held{{Name: "cache", Store: store}}, Keeper: store, Members: members.open(t), Upstream: client, Policy: p, FailedFor: time.Second,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		m.Close()
-		client.Close()
-		if err := store.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return m, store
 }

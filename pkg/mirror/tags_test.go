@@ -137,7 +137,13 @@ func rules(t *testing.T, mutable bool) *policy.Policy {
 // newMirror makes a mirror of a real store, the members of a town and a registry at a URL.
 func newMirror(t *testing.T, w *town, url string, mutable bool, pulled *records) (*mirror.Mirror, *cache.Cache) {
 	t.Helper()
-	store, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: 1 << 20})
+	return ruledMirror(t, w, url, rules(t, mutable), 1<<20, pulled)
+}
+
+// ruledMirror is newMirror by any policy, with a store of that many bytes.
+func ruledMirror(t *testing.T, w *town, url string, p *policy.Policy, maxBytes int64, pulled ...content.TagStore) (*mirror.Mirror, *cache.Cache) {
+	t.Helper()
+	store, err := cache.Open(cache.Config{Dir: t.TempDir(), MaxBytes: maxBytes})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,8 +157,8 @@ func newMirror(t *testing.T, w *town, url string, mutable bool, pulled *records)
 		t.Fatal(err)
 	}
 	m, err := mirror.New(mirror.Config{
-		Held: []mirror.Held{{Name: "cache", Store: store}}, Keeper: store, Tags: []content.TagStore{pulled}, Members: w.open(t), Upstream: client,
-		Policy: rules(t, mutable), FailedFor: time.Second,
+		Held: []mirror.Held{{Name: "cache", Store: store}}, Keeper: store, Tags: pulled, Members: w.open(t), Upstream: client,
+		Policy: p, FailedFor: time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
