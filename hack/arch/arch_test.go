@@ -28,6 +28,7 @@ const (
 var layers = map[string][]string{
 	"cmd/kioo":          {"pkg/cluster", "pkg/config", "pkg/content/cache", "pkg/content/containerd", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/policy", "pkg/prefetch", "pkg/reference", "pkg/upstream"},
 	"pkg/reference":     {},
+	"pkg/sleep":         {},
 	"pkg/swarm":         {},
 	"pkg/atomicfile":    {},
 	"pkg/httpclient":    {},
@@ -45,11 +46,11 @@ var layers = map[string][]string{
 	"pkg/discovery":     {"pkg/atomicfile", "pkg/reference"},
 	"pkg/hosts":         {"pkg/reference"},
 	"pkg/access":        {"pkg/reference"},
-	"pkg/upstream":      {"pkg/access", "pkg/content", "pkg/httpclient", "pkg/reach", "pkg/reference"},
+	"pkg/upstream":      {"pkg/access", "pkg/content", "pkg/httpclient", "pkg/reach", "pkg/reference", "pkg/sleep"},
 	"pkg/coordinator":   {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm"},
 	"pkg/flight":        {"pkg/access", "pkg/content", "pkg/coordinator", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/upstream"},
 	"pkg/peer":          {"pkg/access", "pkg/content", "pkg/flight", "pkg/httpclient", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
-	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/coordinator", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/swarm", "pkg/upstream"},
+	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/coordinator", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/sleep", "pkg/swarm", "pkg/upstream"},
 	"pkg/registry":      {"pkg/access", "pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/peer", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
 	"pkg/daemon":        {"pkg"},

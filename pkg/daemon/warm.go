@@ -7,6 +7,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/prefetch"
+	"github.com/kioo-dev/kioo/pkg/sleep"
 )
 
 const (
@@ -28,7 +29,7 @@ func (d *Daemon) openControl() {
 // warm brings in the images of the configuration that this node is to hold, until ctx ends.
 func (d *Daemon) warm(ctx context.Context) error {
 	c := d.cfg.Prefetch
-	if len(c.Images) == 0 || d.fleet != nil && !wait(ctx, meetMembers) {
+	if len(c.Images) == 0 || d.fleet != nil && sleep.For(ctx, meetMembers) != nil {
 		return nil
 	}
 	for {
@@ -40,11 +41,11 @@ func (d *Daemon) warm(ctx context.Context) error {
 			if left = d.warmOnce(ctx, left); len(left) == 0 {
 				break
 			}
-			if !wait(ctx, retry.NextBackOff()) {
+			if sleep.For(ctx, retry.NextBackOff()) != nil {
 				return nil
 			}
 		}
-		if c.Every == 0 || !wait(ctx, c.Every) {
+		if c.Every == 0 || sleep.For(ctx, c.Every) != nil {
 			return nil
 		}
 	}
@@ -63,16 +64,4 @@ func (d *Daemon) warmOnce(ctx context.Context, images []config.PrefetchImage) (f
 		}
 	}
 	return failed
-}
-
-// wait tells whether the time has passed before ctx has ended.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/sleep"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
@@ -116,7 +117,7 @@ func (p *pursuit) next(ctx context.Context) (turn, coordinator.Answer) {
 			continue // That was the wait.
 		}
 		// The coordinator had no room to let us wait there.
-		if !wait(ctx, min(max(answer.Again, 10*time.Millisecond), time.Second)) {
+		if sleep.For(ctx, min(max(answer.Again, 10*time.Millisecond), time.Second)) != nil {
 			return alone, answer
 		}
 	}
@@ -216,7 +217,7 @@ func (m *Mirror) hold(ctx context.Context, key string, dgst digest.Digest, size 
 func (m *Mirror) keeps(ctx context.Context, dgst digest.Digest) bool {
 	ctx, cancel := context.WithTimeout(ctx, keptWithin)
 	defer cancel()
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+	for step := time.Millisecond; ; step = min(2*step, 100*time.Millisecond) {
 		if m.memory.Contains(dgst) {
 			return true
 		}
@@ -224,22 +225,10 @@ func (m *Mirror) keeps(ctx context.Context, dgst digest.Digest) bool {
 			a.Blob.Close()
 			return true
 		}
-		if !wait(ctx, pause) {
+		if sleep.For(ctx, step) != nil {
 			m.unkept.Store(time.Now().Add(keepsNothingFor).UnixNano())
 			return false
 		}
-	}
-}
-
-// wait tells whether the time has passed before ctx has ended.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

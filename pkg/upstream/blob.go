@@ -10,6 +10,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/sleep"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -201,7 +202,7 @@ func (b *Blob) broke(err error) {
 		"endpoint", b.reg.endpoints[b.current].url.Host, "offset", b.off, "cause", redact(err).Error())
 	if b.gained >= goodRun {
 		b.pause.backoff.Reset()
-	} else if wait, ok := b.pause.next(b.ctx, 0); !ok || sleep(b.ctx, wait) != nil {
+	} else if wait, ok := b.pause.next(b.ctx, 0); !ok || sleep.For(b.ctx, wait) != nil {
 		b.err = b.fail(err)
 	}
 }
@@ -222,7 +223,7 @@ func (b *Blob) reopen() error {
 		if b.fruitless >= maxFruitless || b.ctx.Err() != nil || (!err.retry && len(b.reg.endpoints) == 1) {
 			return b.fail(err)
 		}
-		if wait, ok := b.pause.next(b.ctx, err.RetryAfter); !ok || sleep(b.ctx, wait) != nil {
+		if wait, ok := b.pause.next(b.ctx, err.RetryAfter); !ok || sleep.For(b.ctx, wait) != nil {
 			return b.fail(err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/sleep"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -77,7 +78,7 @@ func (c *Client) attempts(ctx context.Context, reg *registry, r *request, use fu
 		if !ok || time.Now().Add(wait).After(end) {
 			return err
 		}
-		if sleep(ctx, wait) != nil {
+		if sleep.For(ctx, wait) != nil {
 			return err
 		}
 	}
@@ -245,17 +246,6 @@ func (p *pause) next(ctx context.Context, wish time.Duration) (time.Duration, bo
 	}
 	deadline, ok := ctx.Deadline()
 	return wait, !ok || time.Now().Add(wait).Before(deadline)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }
 
 // orNil keeps a nil *Error from becoming an error that is not nil.
