@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,7 +87,7 @@ type Registry struct {
 	tokens *tokenServer
 }
 
-// New runs a registry for the length of a test. Its output is shown if the test fails.
+// New runs a registry for the length of a test. What it complained of is shown if the test fails.
 func New(tb testing.TB, cfg Config) *Registry {
 	tb.Helper()
 	r, err := Start(tb.Context(), cfg)
@@ -95,8 +96,8 @@ func New(tb testing.TB, cfg Config) *Registry {
 	}
 	tb.Cleanup(func() {
 		r.Close()
-		if tb.Failed() {
-			tb.Logf("end of the output of the upstream registry:\n%s", r.proc.Log())
+		if complaints := r.complaints(); tb.Failed() && complaints != "" {
+			tb.Logf("the upstream registry complained at last:\n%s", complaints)
 		}
 	})
 	return r
@@ -141,8 +142,8 @@ func (r *Registry) start(ctx context.Context, path string) error {
 	r.proc, err = process.Start(process.Config{
 		Path: path,
 		Args: []string{"serve", file},
-		// A few requests: it says much about each.
-		KeepLog: 8 << 10,
+		// Some dozens of requests: it says much about each.
+		KeepLog: 64 << 10,
 		// Nobody collects its traces, and waiting for a collector delays its end.
 		Env: []string{"OTEL_TRACES_EXPORTER=none", "OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none"},
 	})
@@ -172,6 +173,18 @@ func answers(ctx context.Context, host string) bool {
 	}
 	_ = resp.Body.Close()
 	return resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusUnauthorized
+}
+
+// complaints are the latest lines of the registry's log without those on requests that went well, which are many and
+// long: they would bury what the test itself says.
+func (r *Registry) complaints() string {
+	var b strings.Builder
+	for line := range strings.Lines(r.proc.Log()) {
+		if !strings.Contains(line, "level=info") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // DirectHost is the address of the registry itself: nothing is counted there and nothing can be broken.
