@@ -55,7 +55,23 @@ func (f *flight) opened(src Source, in Stream, s *stream) error {
 	if s.end < 0 {
 		s.end = f.size
 	}
+	if s.guide == nil {
+		f.takeOver(s)
+	}
 	return nil
+}
+
+// takeOver ends the other streams where this one begins. Not before it is open: it may be refused, when there is no
+// other left to read on. Called with mu held.
+func (f *flight) takeOver(s *stream) {
+	if f.have.endFrom(s.pos) > s.pos {
+		s.end = s.pos // Another was here before.
+	}
+	for _, other := range f.streams {
+		if other.pos < s.pos && s.pos < other.end {
+			other.end = s.pos
+		}
+	}
 }
 
 // credit notes who bytes have come from. Called with mu held.

@@ -172,22 +172,25 @@ func TestHintIsHearsay(t *testing.T) {
 	}
 }
 
-// TestExtraStreamFails has a source that takes one connection only: the reader ahead has to wait, and nobody fails.
+// TestExtraStreamFails has a source that takes one connection only, and says so at once or late: the reader ahead has to
+// wait, and nobody fails.
 func TestExtraStreamFails(t *testing.T) {
-	f := setup(t, nil)
-	body := randomBody(40 << 20)
-	src := &origin{name: "a", body: body, alone: true}
-	var readers sync.WaitGroup
-	for _, off := range []int64{0, 30 << 20, 20 << 20} {
-		readers.Go(func() {
-			got := &comparer{want: body[off:]}
-			n, err := copyTo(t.Context(), f, digest.FromBytes(body), src, got, off)
-			if err != nil || n != int64(len(body))-off || got.differs {
-				t.Errorf("from %d: %d bytes, right: %v, %v", off, n, !got.differs, err)
-			}
-		})
+	for _, ponder := range []int64{0, 20 << 20, 40 << 20} {
+		f := setup(t, nil)
+		body := randomBody(40 << 20)
+		src := &origin{name: "a", body: body, alone: true, ponder: ponder}
+		var readers sync.WaitGroup
+		for _, off := range []int64{0, 30 << 20, 20 << 20} {
+			readers.Go(func() {
+				got := &comparer{want: body[off:]}
+				n, err := copyTo(t.Context(), f, digest.FromBytes(body), src, got, off)
+				if err != nil || n != int64(len(body))-off || got.differs {
+					t.Errorf("refused after %d bytes: from %d: %d bytes, right: %v, %v", ponder, off, n, !got.differs, err)
+				}
+			})
+		}
+		readers.Wait()
 	}
-	readers.Wait()
 }
 
 func TestRejoinAfterTheLastReader(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/kioo-dev/kioo/pkg/flight"
 )
@@ -16,6 +17,7 @@ type origin struct {
 	size   int64 // What it says of the size; len(body) if zero.
 	breaks int64 // Breaks before this byte, if positive.
 	alone  bool  // Refuses to start anywhere but at the beginning, but does not say so beforehand.
+	ponder int64 // Refuses only when it has sent so much.
 	silent bool  // Starts at the beginning, whatever is asked.
 	// untrusted sources are held back. Once blamed, a source has this instead, which may be nothing.
 	untrusted bool
@@ -40,6 +42,9 @@ func (o *origin) Blame(error) {
 }
 
 func (o *origin) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
+	for sent := int64(0); o.alone && off > 0 && sent < o.ponder && ctx.Err() == nil; sent, _ = o.counted() {
+		time.Sleep(time.Millisecond)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.body == nil {

@@ -171,8 +171,7 @@ func (f *flight) hurry(off int64) {
 			if off-s.pos <= jump {
 				return
 			}
-			s.end, end = off, s.end
-			break
+			end = s.end
 		}
 	}
 	f.start(off, end)

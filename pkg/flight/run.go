@@ -237,6 +237,9 @@ func (f *flight) giveUp(index int, s *stream, err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
+	case s.end >= 0 && f.have.endFrom(s.pos) >= s.end: // It is needed no more.
+		f.remove(s)
+		return false
 	case f.dead != index: // Another stream has seen it first.
 	case f.dead < len(f.sources)-1:
 		f.dead++

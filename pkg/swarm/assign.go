@@ -37,7 +37,11 @@ func (b *blob) assign(now time.Time, m *member, known []Neighbour) Assignment {
 		slices.SortStableFunc(answer.Neighbours, func(a, c Neighbour) int { return cmp.Compare(near(a), near(c)) })
 		answer.Neighbours = firstOf(answer.Neighbours, m.zone)
 		answer.Holders = ids(holders)
-		if len(answer.Neighbours) < splitBelow && len(b.order)-len(b.complete) > len(answer.Neighbours)+1 || b.alone(m) || now.Sub(m.joined) < announceEvery {
+		young := now.Sub(m.joined) < announceEvery
+		switch {
+		case young && b.alone(m):
+			answer.Again = announceAlone
+		case young, b.alone(m), len(answer.Neighbours) < splitBelow && len(b.order)-len(b.complete) > len(answer.Neighbours)+1:
 			answer.Again = announceSoon
 		}
 	}

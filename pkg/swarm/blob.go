@@ -11,6 +11,9 @@ const (
 	// announceSoon is for members whose part is about to change: one that has all of the blob to itself, so that it hears
 	// soon of others, and one that has not met enough others.
 	announceSoon = 250 * time.Millisecond
+	// announceAlone is for one that has just begun and has all of the blob to itself: others may begin at any moment, and
+	// what it got meanwhile need not be fetched again if it is known.
+	announceAlone = 100 * time.Millisecond
 	maxHolders   = 16
 )
 
@@ -66,7 +69,8 @@ type member struct {
 
 	leases   []*lease
 	fetched  int64
-	measured time.Time
+	lent     time.Time // When it was given leases, and had none before.
+	measured time.Time // When it last told of them, else lent.
 	rate     float64   // Bytes per second from its leases; 0 while unknown.
 	progress time.Time // When its leases last brought anything, or were granted.
 	retry    time.Time // Until then it is not sent upstream, because upstream failed.
@@ -240,10 +244,15 @@ func (b *blob) measure(now time.Time, m *member, have Pieces, a Announce) {
 		}
 	}
 	m.fetched = a.Fetched
-	if took := now.Sub(m.measured); took >= announceSoon/2 {
+	if took := now.Sub(m.measured); took >= announceAlone/2 {
 		m.measured = now
-		if len(m.leases) > 0 {
-			m.rate += (float64(bytes)/took.Seconds() - m.rate) / 2
+		rate := float64(bytes) / took.Seconds()
+		switch {
+		case len(m.leases) == 0:
+		case m.rate == 0:
+			m.rate = rate
+		default:
+			m.rate += (rate - m.rate) / 2
 		}
 	}
 }

@@ -25,6 +25,9 @@ const (
 	stallLeases = 3
 	// worthStealing is how long an owner would still need for what it has before some of it is given to another.
 	worthStealing = 2 * time.Second
+	// unheard is how long ago a member was given leases, without a word of it since, when nobody knows any more how much
+	// it has of them: all, if upstream is fast. Until it says so, to take some from it would be to fetch them twice.
+	unheard = 50 * time.Millisecond
 )
 
 // cover counts a lease in or out.
@@ -37,7 +40,7 @@ func (b *blob) cover(l *lease, by int) {
 func (b *blob) lend(now time.Time, m *member, l *lease) {
 	l.owner = m
 	if len(m.leases) == 0 {
-		m.progress, m.measured, m.rate = now, now, 0
+		m.lent, m.progress, m.measured, m.rate = now, now, now, 0
 	}
 	m.leases = append(m.leases, l)
 	b.cover(l, 1)
@@ -133,7 +136,7 @@ func (b *blob) grant(now time.Time, m *member, holders []Neighbour) {
 		return
 	}
 	if first, _ := b.free(0); first == len(b.copies) && len(m.leases) == 0 {
-		b.steal(m)
+		b.steal(now, m)
 	}
 	length := max(1, len(b.copies)/(segments*streams))
 	for len(m.leases) < leaseDepth {
@@ -202,14 +205,14 @@ func (b *blob) lastFree() int {
 
 // steal frees what the member with most left to do has not begun with, so that another can help. It keeps what it may
 // get before it hears of it, so that nothing is fetched twice.
-func (b *blob) steal(thief *member) {
+func (b *blob) steal(now time.Time, thief *member) {
 	var victim *member
 	var longest time.Duration
 	for _, m := range b.order {
 		if m == thief || len(m.leases) == 0 || m.leases[0].stall || b.sequential && m.leases[0].from == "" {
 			continue
 		}
-		if left := b.needs(m); left > longest {
+		if left := b.needs(now, m); left > longest {
 			victim, longest = m, left
 		}
 	}
@@ -261,11 +264,14 @@ func (b *blob) left(m *member) int {
 
 // needs is how long a member needs for what it has still to fetch; very long if that is not known yet, and the more
 // the more it is.
-func (b *blob) needs(m *member) time.Duration {
+func (b *blob) needs(now time.Time, m *member) time.Duration {
 	left := float64(b.left(m)) * float64(b.layout.PieceSize)
 	if m.rate <= 0 {
 		if b.left(m)*2 < len(b.copies) {
 			return 0 // It was given to it a moment ago, and is a share, not the whole.
+		}
+		if m.measured.Equal(m.lent) && now.Sub(m.lent) > unheard {
+			return 0
 		}
 		return time.Hour + time.Duration(left)
 	}

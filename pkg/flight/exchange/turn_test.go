@@ -41,10 +41,11 @@ func (b *bureau) Announce(_ context.Context, key string, a swarm.Announce) (coor
 		if b.waited > 0 {
 			b.left--
 		}
-		// It goes on a little with each answer, so that it does not look stuck.
+		// It goes on a little with each answer, so that it does not look stuck; but is not through before the second has
+		// said that it waits, however late that is on a busy machine.
 		end := a.Size
 		if answer.Open = open; open {
-			end = min(a.Size, (a.Fetched>>20+1)<<20)
+			end = min(a.Size, (a.Fetched>>18+1)<<18)
 		}
 		answer.Leases = []swarm.Lease{{End: end}}
 	case a.Waiting:
