@@ -14,7 +14,7 @@ const (
 	// announceAlone is for one that has just begun and has all of the blob to itself: others may begin at any moment, and
 	// what it got meanwhile need not be fetched again if it is known.
 	announceAlone = 100 * time.Millisecond
-	maxHolders   = 16
+	maxHolders    = 16
 )
 
 // blob is what the tracker knows of one blob.

@@ -45,7 +45,10 @@ func (b *bureau) Announce(_ context.Context, key string, a swarm.Announce) (coor
 		// said that it waits, however late that is on a busy machine.
 		end := a.Size
 		if answer.Open = open; open {
-			end = min(a.Size, (a.Fetched>>18+1)<<18)
+			end = (a.Fetched>>18 + 1) << 18
+			if a.Size >= 0 {
+				end = min(end, a.Size)
+			}
 		}
 		answer.Leases = []swarm.Lease{{End: end}}
 	case a.Waiting:
