@@ -172,8 +172,8 @@ func TestHintIsHearsay(t *testing.T) {
 	}
 }
 
-// TestExtraStreamFails has a source that takes one connection only, and says so at once or late: the reader ahead has to
-// wait, and nobody fails.
+// TestExtraStreamFails has a source that takes one connection only, and says so at once or late: the reader ahead has
+// to wait, and nobody fails.
 func TestExtraStreamFails(t *testing.T) {
 	for _, ponder := range []int64{0, 20 << 20, 40 << 20} {
 		f := setup(t, nil)
