@@ -124,6 +124,14 @@ func (d *Download) Followed(now time.Time, follower Neighbour) []Action {
 	return d.flush()
 }
 
+// Unknown says that it is not known how a neighbour is reached. The coordinator tells, with the next answer that names it:
+// who follows us may come before that.
+func (d *Download) Unknown(member ID) {
+	if p := d.peers[member]; p != nil && p.linked && !p.hears {
+		d.forget(p)
+	}
+}
+
 // Unfollowed says that it does no more.
 func (d *Download) Unfollowed(now time.Time, member ID) []Action {
 	if p := d.peers[member]; p != nil && p.follows {

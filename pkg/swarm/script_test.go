@@ -209,6 +209,8 @@ func (s *downloadScript) play(now time.Time, words []string) []string {
 		actions = s.d.Unfollowed(now, who.Member)
 	case "lost":
 		actions = s.d.Lost(now, who.Member)
+	case "unknown":
+		s.d.Unknown(who.Member)
 	case "heard":
 		actions = s.d.Heard(now, who.Member, haves)
 	case "heardall":

@@ -47,7 +47,7 @@ func (p *party) connect(to swarm.Neighbour) {
 	}
 	member, ok := p.member(to.Member)
 	if !ok || len(member.PeerAPI) == 0 {
-		p.later(func(now time.Time) []swarm.Action { return p.download.Lost(now, to.Member) })
+		p.download.Unknown(to.Member)
 		return
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
