@@ -15,7 +15,7 @@ import (
 // heapFloor is memory that is allocated but never touched, so that none of it is ever resident. It makes the garbage
 // collector wait for as much real garbage: with the few MiB that a mirror has alive, it would run dozens of times a
 // second under load otherwise, which costs a third of the throughput of small answers.
-const heapFloor = 24 << 20
+const heapFloor = 16 << 20
 
 type serve struct {
 	streams streams

@@ -124,8 +124,8 @@ func (d *Download) Followed(now time.Time, follower Neighbour) []Action {
 	return d.flush()
 }
 
-// Unknown says that it is not known how a neighbour is reached. The coordinator tells, with the next answer that names it:
-// who follows us may come before that.
+// Unknown says that it is not known how a neighbour is reached: who follows us may come before the coordinator names
+// it. The next answer that does tells.
 func (d *Download) Unknown(member ID) {
 	if p := d.peers[member]; p != nil && p.linked && !p.hears {
 		d.forget(p)

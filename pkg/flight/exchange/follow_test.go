@@ -16,8 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestFollowedByStranger has a member follow before the coordinator says how it is reached: it is listened to as soon as
-// that is known, not when a member that can't be reached would be tried again.
+// TestFollowedByStranger has a member follow before the coordinator says how it is reached: it is listened to as soon
+// as that is known, not when a member that can't be reached would be tried again.
 func TestFollowedByStranger(t *testing.T) {
 	stranger, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

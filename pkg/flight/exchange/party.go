@@ -36,6 +36,7 @@ type party struct {
 	origin    *origin
 	following atomic.Int64
 	fetched   atomic.Int64 // Bytes that leases have brought.
+	heard     atomic.Bool  // The coordinator has answered.
 	open      atomic.Bool  // There are leases left, for which later layers of the image wait.
 
 	size       int64 // Negative until known.
@@ -139,6 +140,9 @@ func (p *party) part(all bool) {
 // pause is how long nothing needs to be done if nothing happens.
 func (p *party) pause(now time.Time) time.Duration {
 	next := now.Add(tickEvery)
+	if p.turn.waiting && now.Sub(p.turn.began) < knocks {
+		next = now.Add(knocks / 30)
+	}
 	if p.download != nil {
 		if due := p.download.Next(); !due.IsZero() && due.Before(next) {
 			next = due

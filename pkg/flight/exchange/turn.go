@@ -20,6 +20,9 @@ const (
 	waitsFor = 10 * time.Second
 	// keepsTurn is for how long a layer that gets nothing has others wait.
 	keepsTurn = time.Second
+	// knocks is for how long one does that the coordinator has not answered yet: whether there is a crowd is not known
+	// before, and leases that the others had meanwhile would share upstream with its own.
+	knocks = 300 * time.Millisecond
 )
 
 // turn is a flight's place among those of the same image.
@@ -42,12 +45,12 @@ func (x *Exchange) newTurn(dgst digest.Digest, scope string) turn {
 	return t
 }
 
-// goesFirst tells whether any of these is on its way here and still has leases to give.
-func (x *Exchange) goesFirst(keys []string) bool {
+// goesFirst tells whether any of these is on its way here and still has leases to give, or may have.
+func (x *Exchange) goesFirst(now time.Time, keys []string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, key := range keys {
-		if p := x.parties[key]; p != nil && p.open.Load() {
+		if p := x.parties[key]; p != nil && (p.open.Load() || !p.heard.Load() && now.Sub(p.turn.began) < knocks) {
 			return true
 		}
 	}
@@ -56,13 +59,14 @@ func (x *Exchange) goesFirst(keys []string) bool {
 
 // opened notes what the coordinator says of leases that are left.
 func (p *party) opened(now time.Time, answer *coordinator.Answer) {
+	p.heard.Store(true)
 	p.open.Store(answer.Open && len(answer.Neighbours) >= crowd && p.progress.moved(now) < keepsTurn)
 }
 
 // wait finds out whether it is another layer's turn. It is no stall then that nothing comes.
 func (p *party) wait(now time.Time) {
 	t := &p.turn
-	waiting := len(t.before) > 0 && now.Sub(t.began) < waitsFor && p.x.goesFirst(t.before)
+	waiting := len(t.before) > 0 && now.Sub(t.began) < waitsFor && p.x.goesFirst(now, t.before)
 	if waiting {
 		p.progress.rest(now)
 		if p.download != nil {

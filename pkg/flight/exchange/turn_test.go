@@ -119,9 +119,19 @@ func TestTurnEnds(t *testing.T) {
 	now := time.Now()
 	x := newExchange(t, func(*Config) {})
 	first, second := &party{x: x}, &party{x: x}
+	first.turn.began = now
 	x.parties["first"] = first
 	second.turn = turn{began: now, before: []string{"first"}}
 	second.announce.due = now.Add(time.Hour)
+	for _, after := range []time.Duration{0, knocks - 1, knocks} {
+		if second.wait(now.Add(after)); second.turn.waiting != (after < knocks) {
+			t.Errorf("no answer for %v: waiting is %v", after, second.turn.waiting)
+		}
+	}
+	first.opened(now, &coordinator.Answer{Assignment: swarm.Assignment{Open: true}})
+	if second.wait(now); second.turn.waiting {
+		t.Error("it waits where there is no crowd")
+	}
 	answer := &coordinator.Answer{Assignment: swarm.Assignment{Open: true, Neighbours: make([]swarm.Neighbour, crowd)}}
 	for _, step := range []struct {
 		name    string
