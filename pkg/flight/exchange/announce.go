@@ -134,9 +134,10 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 	p.follow(now, p.leasesOf(&answer))
 }
 
-// leasesOf gives what an answer has us read. Of what is one piece, or of unknown size, holders are told without leases.
+// leasesOf gives what an answer has us read. Of what is one piece, or of unknown size, holders are told without leases:
+// unknown to the coordinator, for its size may have become known here since.
 func (p *party) leasesOf(answer *coordinator.Answer) []swarm.Lease {
-	if len(answer.Leases) > 0 || len(answer.Holders) == 0 || p.size >= 0 && p.layout.Pieces() > 1 {
+	if len(answer.Leases) > 0 || len(answer.Holders) == 0 || answer.Size >= 0 && p.layout.Pieces() > 1 {
 		return answer.Leases
 	}
 	return []swarm.Lease{{End: p.size, From: answer.Holders[0]}}

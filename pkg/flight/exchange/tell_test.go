@@ -136,6 +136,25 @@ func TestAlone(t *testing.T) {
 	}
 }
 
+// TestAloneWithHolder has a lone member be told of a holder before the blob's size is known: it reads from it, and once
+// the size is known it has still nobody to exchange pieces with.
+func TestAloneWithHolder(t *testing.T) {
+	x := newExchange(t, func(*Config) {})
+	p := &party{x: x, size: -1}
+	answer := coordinator.Answer{Assignment: swarm.Assignment{Size: -1, Holders: []swarm.ID{"holder"}}}
+	p.announce.last = &answer
+	for _, size := range []int64{-1, 9 << 20} {
+		p.size, p.layout = size, swarm.NewLayout(max(0, size))
+		if leases := p.leasesOf(&answer); len(leases) != 1 || leases[0].From != "holder" || p.company() {
+			t.Errorf("of %d bytes it has leases %v, and company: %v", size, leases, p.company())
+		}
+	}
+	answer.Size = 9 << 20
+	if leases := p.leasesOf(&answer); len(leases) != 0 || !p.company() {
+		t.Errorf("it has leases %v of a coordinator that gave none", leases)
+	}
+}
+
 // TestNobodyCoordinates has no coordinator: the flight goes on as it does without a swarm.
 func TestNobodyCoordinates(t *testing.T) {
 	body := make([]byte, 5<<20)
