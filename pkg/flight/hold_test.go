@@ -96,7 +96,9 @@ func TestHold(t *testing.T) {
 				}
 				defer r.Close()
 				ready := make(chan error, 1)
-				go func() { ready <- r.Ready(t.Context(), 0) }()
+				var asking sync.WaitGroup
+				asking.Go(func() { ready <- r.Ready(t.Context(), 0) })
+				defer asking.Wait()
 				src.gate <- struct{}{} // 64 of 1024 KiB.
 				time.Sleep(test.wait)
 				synctest.Wait()

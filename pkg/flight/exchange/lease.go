@@ -226,10 +226,12 @@ func (p *party) readFrom(ctx context.Context, l *lease, src flight.Source) error
 	}
 }
 
-// arrived notes bytes of a lease. It does not wait.
+// arrived notes bytes of a lease. It does not wait. With the first of them the blob's size is known, if it was not.
 func (p *party) arrived(l *lease, off int64, b []byte) {
-	p.fetched.Add(int64(len(b)))
-	p.hasher.arrived(&l.hash, off, b)
+	first := p.fetched.Add(int64(len(b))) == int64(len(b))
+	if sized := p.hasher.arrived(&l.hash, off, b); sized && !first {
+		return
+	}
 	select {
 	case p.news <- struct{}{}:
 	default:
