@@ -185,7 +185,8 @@ func TestSwarmSurvives(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			upstream := newSlowUpstream(t, swarmBlob, swarmRate)
+			// Two seconds' worth, on a busy machine too less than the five for which bytes wait for the verdict.
+			upstream := newSlowUpstream(t, swarmBlob/2, swarmRate)
 			members := fleetOf(t, 5, upstream.URL, func(i int, cfg *config.Config) {
 				if i == 1 {
 					peerAPI := freeAddress(t)
