@@ -143,11 +143,11 @@ func TestSizes(t *testing.T) {
 			body := randomBody(size)
 			r, err := f.Join(t.Context(), digest.FromBytes(body), int64(size), &origin{name: "a", body: body})
 			if errors.Is(err, flight.ErrHeld) { // So fast it may be.
-				blob := eventuallyHeld(t, f.cache, digest.FromBytes(body))
-				defer blob.Close()
-				if blob.Size() != int64(size) {
-					t.Errorf("%d bytes are kept", blob.Size())
+				blob, got := eventuallyHeld(t, f.cache, digest.FromBytes(body)), new(bytes.Buffer)
+				if _, err := blob.CopyRange(t.Context(), got, 0, blob.Size()); err != nil || !bytes.Equal(got.Bytes(), body) {
+					t.Errorf("%d bytes are kept, %v", got.Len(), err)
 				}
+				blob.Close()
 				return
 			}
 			if err != nil {

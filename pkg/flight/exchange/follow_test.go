@@ -30,8 +30,12 @@ func TestFollowedByStranger(t *testing.T) {
 	}
 	defer friend.Close()
 	var followed atomic.Bool
-	heard := make(chan struct{})
-	b := &office{answer: func(a swarm.Announce) (coordinator.Answer, error) {
+	begun, heard := make(chan struct{}), make(chan struct{})
+	b := &office{}
+	b.answer = func(a swarm.Announce) (coordinator.Answer, error) {
+		if b.asked.Load() == 2 { // By then it has heard of the friend.
+			close(begun)
+		}
 		answer := coordinator.Answer{Assignment: swarm.Assignment{
 			Size: a.Size, Leases: []swarm.Lease{{End: 1 << 20}}, Again: 20 * time.Millisecond,
 			Neighbours: []swarm.Neighbour{{Member: "friend"}},
@@ -46,7 +50,7 @@ func TestFollowedByStranger(t *testing.T) {
 			answer.Members["stranger"] = discovery.Member{PeerAPI: []string{stranger.Addr().String()}}
 		}
 		return answer, nil
-	}}
+	}
 	creds, err := peer.NewCredentials([]peer.Key{peer.NewKey()}, time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -65,12 +69,14 @@ func TestFollowedByStranger(t *testing.T) {
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		for ctx.Err() == nil && !followed.Load() { // Until the flight is there.
-			req := httptest.NewRequestWithContext(ctx, http.MethodGet, Path+dgst.String()+"/quay.io/org/app", nil)
-			req.Header.Set(peer.MemberHeader, "stranger")
-			x.ServeHTTP(&follow{ResponseRecorder: httptest.NewRecorder(), followed: &followed}, req)
-			time.Sleep(5 * time.Millisecond)
+		select {
+		case <-begun:
+		case <-ctx.Done():
+			return
 		}
+		req := httptest.NewRequestWithContext(ctx, http.MethodGet, Path+dgst.String()+"/quay.io/org/app", nil)
+		req.Header.Set(peer.MemberHeader, "stranger")
+		x.ServeHTTP(&follow{ResponseRecorder: httptest.NewRecorder(), followed: &followed}, req)
 	}()
 	_ = stranger.(*net.TCPListener).SetDeadline(time.Now().Add(3 * time.Second))
 	conn, err := stranger.Accept()

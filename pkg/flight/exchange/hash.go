@@ -85,15 +85,14 @@ func (h *hasher) wake() {
 	}
 }
 
-// arrived notes bytes of a lease that are in the spool, and tells whether the blob's size is known. It does not wait. r
-// belongs to the lease.
-func (h *hasher) arrived(r *running, off int64, b []byte) (sized bool) {
+// arrived notes bytes of a lease that are in the spool. It does not wait. r belongs to the lease.
+func (h *hasher) arrived(r *running, off int64, b []byte) {
 	h.mu.Lock()
 	layout, needed := h.layout, h.needed
 	h.mu.Unlock()
 	if layout == nil || !needed {
 		h.there(off, off+int64(len(b)))
-		return layout != nil
+		return
 	}
 	for len(b) > 0 {
 		piece := layout.At(off)
@@ -108,7 +107,6 @@ func (h *hasher) arrived(r *running, off int64, b []byte) (sized bool) {
 		h.mu.Unlock()
 		off, b = off+n, b[n:]
 	}
-	return true
 }
 
 // there notes bytes that are in the spool.

@@ -226,10 +226,11 @@ func (p *party) readFrom(ctx context.Context, l *lease, src flight.Source) error
 	}
 }
 
-// arrived notes bytes of a lease. It does not wait. With the first of them the blob's size is known, if it was not.
+// arrived notes bytes of a lease. It does not wait. By the first of them the flight knows the blob's size.
 func (p *party) arrived(l *lease, off int64, b []byte) {
 	first := p.fetched.Add(int64(len(b))) == int64(len(b))
-	if sized := p.hasher.arrived(&l.hash, off, b); sized && !first {
+	p.hasher.arrived(&l.hash, off, b)
+	if !first {
 		return
 	}
 	select {

@@ -31,7 +31,7 @@ type party struct {
 	cancel    context.CancelFunc
 	work      sync.WaitGroup // Every goroutine that uses task.
 	events    chan func(now time.Time)
-	news      chan struct{} // Bytes have arrived. Never waited for by those who tell.
+	news      chan struct{} // The first bytes have arrived. Never waited for by those who tell.
 	hasher    *hasher
 	origin    *origin
 	following atomic.Int64
@@ -99,7 +99,7 @@ func (p *party) run(ctx context.Context) error {
 			event(time.Now())
 		case <-p.news:
 			p.learn(time.Now())
-			continue // It is frequent, and the picker hears of pieces when they are hashed.
+			continue // The picker hears of pieces when they are hashed.
 		case <-timer.C:
 			p.tick(time.Now())
 		}
