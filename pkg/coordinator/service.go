@@ -26,8 +26,6 @@ const (
 	maxRemembered = 1 << 13
 	// maxKeys bounds each memory of what was announced: what tags mean, what upstream refused, what was searched for.
 	maxKeys = 1 << 12
-	// searchEvery is how often at most others are asked who holds something, where this member joined just now.
-	searchEvery = 10 * time.Second
 	// maxPromises bounds the leases whose holders said when they would announce again. Others lapse by the tracker's
 	// own, longer time.
 	maxPromises = 1 << 14
@@ -75,7 +73,7 @@ type Service struct {
 	last     time.Time // When something was announced.
 	promises map[promise]time.Time
 	refused  *lru.Cache[string, time.Time] // What is one piece, and somebody got a final no for it.
-	searched *lru.Cache[string, time.Time] // When others were last asked for holders.
+	searched *lru.Cache[string, *search]   // What others said last of holders.
 }
 
 // promise is a member with a lease, which is to announce again before a certain time.
@@ -101,7 +99,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s.members, errs[0] = lru.New[swarm.ID, discovery.Member](maxRemembered)
 	s.tags, errs[1] = lru.New[string, *tag](maxKeys)
 	s.refused, errs[2] = lru.New[string, time.Time](maxKeys)
-	s.searched, errs[3] = lru.New[string, time.Time](maxKeys)
+	s.searched, errs[3] = lru.New[string, *search](maxKeys)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("make memories: %w", err)
 	}
@@ -184,8 +182,8 @@ func (s *Service) answer(ctx context.Context, q *question, waiting func()) (*Ans
 	var holders []discovery.Member
 	if !isTag(q.key) { // What a tag means is in its value, not in who holds it.
 		var err error
-		if holders, err = s.cfg.Directory.Holders(ctx, key, s.search(q.key)); err != nil {
-			return nil, fmt.Errorf("find holders of %s: %w", q.key, err)
+		if holders, err = s.holders(ctx, q.key); err != nil {
+			return nil, err
 		}
 	}
 	s.metrics.announces.WithLabelValues("answered").Inc()
@@ -213,16 +211,6 @@ func (s *Service) answer(ctx context.Context, q *question, waiting func()) (*Ans
 			return nil, fmt.Errorf("wait for %s: %w", q.key, ctx.Err())
 		}
 	}
-}
-
-// search tells whether it is time to ask others who holds something.
-func (s *Service) search(key string) bool {
-	now := s.cfg.Now()
-	if last, ok := s.searched.Get(key); ok && now.Sub(last) < searchEvery {
-		return false
-	}
-	s.searched.Add(key, now)
-	return true
 }
 
 func (s *Service) doneWaiting() {

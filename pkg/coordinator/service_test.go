@@ -22,6 +22,9 @@ type directory struct {
 	nearest []discovery.Member
 	closer  []discovery.Member
 	holders []discovery.Member
+	// elsewhere are the holders that others know of, and takes is how long it takes to ask them.
+	elsewhere []discovery.Member
+	takes     time.Duration
 
 	mu       sync.Mutex
 	dead     []peer.ID
@@ -38,13 +41,19 @@ func (d *directory) Closer(_ discovery.Key, n int, exclude []peer.ID) []discover
 	return closer[:min(n, len(closer))]
 }
 
-func (d *directory) Holders(_ context.Context, _ discovery.Key, search bool) ([]discovery.Member, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if search {
-		d.searches++
+func (d *directory) Holders(ctx context.Context, _ discovery.Key, search bool) ([]discovery.Member, error) {
+	if len(d.holders) > 0 || !search {
+		return d.holders, nil
 	}
-	return d.holders, nil
+	d.mu.Lock()
+	d.searches++
+	d.mu.Unlock()
+	select {
+	case <-time.After(d.takes):
+		return d.elsewhere, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (d *directory) Dead(ids []peer.ID) []peer.ID {
@@ -110,6 +119,71 @@ func (s *running) say(name, key string, change func(*question)) *Answer {
 }
 
 func waits(q *question) { q.wait = maxWait }
+
+// TestHoldersOfOthers has a coordinator that joined just now: who holds something, it finds out from others.
+func TestHoldersOfOthers(t *testing.T) {
+	run(t, func(s *running) {
+		s.dir.elsewhere, s.dir.takes = []discovery.Member{member("h")}, 50*time.Millisecond
+		large := func(q *question) { q.announce.Size = 100 << 20 }
+		told := make(chan *Answer)
+		for _, name := range []string{"a", "b"} { // The second announces while others are asked.
+			go func() { told <- s.say(name, dgst, large) }()
+			time.Sleep(10 * time.Millisecond)
+		}
+		for range 2 {
+			if a := <-told; len(a.Leases) == 0 || a.Leases[0].From != ID(member("h").ID) {
+				t.Errorf("one of those that came first is told %+v", a)
+			}
+		}
+		for _, name := range []string{"a", "b", "c"} { // They come again, and another.
+			a := s.say(name, dgst, large)
+			if len(a.Leases) == 0 || a.Leases[0].From != ID(member("h").ID) {
+				t.Errorf("%s is told %+v later", name, a)
+			}
+			if _, ok := a.Members[ID(member("h").ID)]; !ok {
+				t.Errorf("%s is not told where the holder is", name)
+			}
+		}
+		if s.dir.searches != 1 {
+			t.Errorf("others were asked for holders %d times", s.dir.searches)
+		}
+		time.Sleep(searchEvery)
+		s.dir.elsewhere = nil
+		go func() { told <- s.say("a", dgst, large) }()
+		time.Sleep(10 * time.Millisecond)
+		began := time.Now()
+		if a := s.say("d", dgst, large); len(a.Holders) != 1 || time.Since(began) != 0 {
+			t.Errorf("while others are asked again, one is told %+v after %v", a, time.Since(began))
+		}
+		<-told
+		if a := s.say("d", dgst, large); len(a.Holders) != 0 {
+			t.Errorf("there is no holder any more, but %+v", a)
+		}
+	})
+}
+
+// TestSearchGivenUp has the one member go for which others are being asked who holds something.
+func TestSearchGivenUp(t *testing.T) {
+	run(t, func(s *running) {
+		s.dir.elsewhere, s.dir.takes = []discovery.Member{member("h")}, 50*time.Millisecond
+		ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Millisecond)
+		defer cancel()
+		ended := make(chan error)
+		go func() {
+			q := &question{key: dgst, from: member("a"), announce: swarm.Announce{Member: ID(member("a").ID), Size: 10}}
+			_, err := s.answer(ctx, q, nil)
+			ended <- err
+		}()
+		time.Sleep(10 * time.Millisecond)
+		a := s.say("b", dgst, nil)
+		if err := <-ended; !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the first ends with %v", err)
+		}
+		if len(a.Holders) != 1 {
+			t.Errorf("the second is told %+v", a)
+		}
+	})
+}
 
 func TestOneGoesUpstream(t *testing.T) {
 	run(t, func(s *running) {
