@@ -17,6 +17,8 @@ TIMEOUT    ?= 10m
 TESTFLAGS  ?=
 # Flags for make simulate, for instance -full, or -nodes 500 -zones 3.
 SIMULATE   ?=
+# Flags for make bench, for instance -before /tmp/kioo-of-last-week, or -only peer.
+BENCH      ?=
 # How long each fuzz target runs.
 FUZZTIME   ?= 10s
 
@@ -52,9 +54,9 @@ test: ## Run all tests, with the race detector where there is a C compiler
 	if [ -n "$$alone" ]; then go test $$race -p 1 -timeout $(TIMEOUT) $(TESTFLAGS) $$alone; fi
 
 .PHONY: bench
-bench: ## Measure the mirror against nginx and against pulling directly
+bench: ## Measure the mirror against nginx and against pulling directly; BENCH=-help tells more
 	@hack/tools.sh nginx curl
-	@go run ./hack/bench
+	@go run ./hack/bench $(BENCH)
 
 .PHONY: bench-swarm
 bench-swarm: ## Measure N nodes that pull one image at once, against what their links allow (Linux, root; some 15 minutes)

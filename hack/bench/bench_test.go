@@ -63,12 +63,12 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%v was taken for %+v", args, o)
 		}
 	}
-	o, err := parse([]string{"-rounds=2", "-size=8", "-kioo=/bin/kioo"}, &bytes.Buffer{})
+	o, err := parse([]string{"-rounds=2", "-size=8", "-kioo=/bin/kioo", "-before=/bin/old"}, &bytes.Buffer{})
 	if err != nil || o.rounds != 2 || o.size != 8<<20 {
 		t.Fatalf("%+v, %v", o, err)
 	}
 	again, err := parse(o.arguments(), &bytes.Buffer{})
-	if err != nil || again.rounds != o.rounds || again.size != o.size || again.program != o.program || !again.json {
+	if err != nil || again.rounds != o.rounds || again.size != o.size || again.program != o.program || again.before != o.before || !again.json {
 		t.Errorf("its own arguments make %+v of %+v, %v", again, o, err)
 	}
 }

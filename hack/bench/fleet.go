@@ -69,8 +69,8 @@ func (f *fleet) startHolder(ctx context.Context) (*kiootest.Kioo, error) {
 	return kiootest.Start(ctx, f.farProg, f.holderDir(), cfg)
 }
 
-// startReceiver runs a member that holds nothing, and returns when it knows the holder.
-func (f *fleet) startReceiver(ctx context.Context) (*kiootest.Kioo, error) {
+// startReceiver runs a member of that program that holds nothing, and returns when it knows the holder.
+func (f *fleet) startReceiver(ctx context.Context, program string) (*kiootest.Kioo, error) {
 	if err := os.RemoveAll(f.receiverDir()); err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (f *fleet) startReceiver(ctx context.Context) (*kiootest.Kioo, error) {
 	cfg.Discovery.Bootstrap.Addresses = []string{f.holder}
 	cfg.Mirror.Listen = []string{net.JoinHostPort("127.0.0.1", ports[2])}
 	cfg.Metrics.Listen = net.JoinHostPort("127.0.0.1", ports[3])
-	kioo, err := kiootest.Start(ctx, f.program, f.receiverDir(), cfg)
+	kioo, err := kiootest.Start(ctx, program, f.receiverDir(), cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -40,6 +40,7 @@ type options struct {
 	json    bool
 	only    string
 	program string // Kioo, built; empty builds it
+	before  string // another Kioo, built, which the comparison "peer" measures too; empty for none
 	inside  string // the comparison that this process makes inside a network namespace
 }
 
@@ -57,6 +58,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flags.StringVar(&o.only, "only", "", "run only the comparisons whose name contains this: held, manifests, pull, shaped, peer")
 	flags.StringVar(&o.program, "kioo", "", "a built kioo to measure, instead of this tree's")
+	flags.StringVar(&o.before, "before", "", "a built kioo of an earlier version with the same configuration, that the comparison peer sets beside this one")
 	flags.StringVar(&o.inside, "in-namespace", "", "internal: make this comparison in this network namespace: shaped, peer")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
@@ -71,7 +73,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 // arguments are the flags that make another bench measure the same.
 func (o options) arguments() []string {
 	return []string{
-		fmt.Sprintf("-rounds=%d", o.rounds), fmt.Sprintf("-size=%d", o.size>>20), "-kioo=" + o.program, "-json",
+		fmt.Sprintf("-rounds=%d", o.rounds), fmt.Sprintf("-size=%d", o.size>>20), "-kioo=" + o.program,
+		"-before=" + o.before, "-json",
 	}
 }
 

@@ -144,12 +144,23 @@ func (p *peering) compare(ctx context.Context) ([]row, error) {
 	var (
 		dropped, stored transfers
 		work            pairs
+		rate, cpu       pairs // Against the version before.
 	)
 	for round := -1; round < p.bench.rounds; round++ { // The first one warms up and is forgotten.
 		p.say("%s: round %d of %d", peerName, round+1, p.bench.rounds)
 		dk, dn, err := p.turn(ctx, drop)
 		if err != nil {
 			return nil, err
+		}
+		if p.bench.before != "" {
+			before, err := p.fromMember(ctx, p.bench.before, drop)
+			if err != nil {
+				return nil, fmt.Errorf("from a member, with the version before: %w", err)
+			}
+			if round >= 0 {
+				rate.add(dk.rate, before.rate)
+				cpu.add(dk.receiving, before.receiving)
+			}
 		}
 		sk, sn, err := p.turn(ctx, store)
 		if err != nil {
@@ -163,14 +174,20 @@ func (p *peering) compare(ctx context.Context) ([]row, error) {
 	}
 	first := dropped.rate.ratio(peerName, "MB/s", "nginx", atLeast(0.9))
 	first.Foot = p.foot()
-	return []row{
+	rows := []row{
 		first,
 		dropped.sending.ratio(peerName+": sender's CPU", "s/GiB", "nginx", nil),
 		dropped.receiving.ratio(peerName+": receiver's CPU", "s/GiB", "curl", nil),
 		{Name: peerName + ": receiver's peak RSS", Unit: "MiB", Kioo: median(dropped.peak)},
 		work.ratio(peerName+": equal work", "MB/s", "nginx", nil),
 		stored.rate.ratio(peerName+": storing client", "MB/s", "nginx", nil),
-	}, nil
+	}
+	if p.bench.before != "" {
+		rows = append(rows,
+			rate.ratio(peerName+": version before", "MB/s", "before", atLeast(1)),
+			cpu.ratio(peerName+": version before, receiver's CPU", "s/GiB", "before", nil))
+	}
+	return rows, nil
 }
 
 func (p *peering) foot() string {
@@ -197,7 +214,7 @@ func (t *transfers) add(kioo, nginx transfer) {
 
 // turn fetches once from each side.
 func (p *peering) turn(ctx context.Context, fetch fetching) (kioo, nginx transfer, err error) {
-	if kioo, err = p.fromMember(ctx, fetch); err != nil {
+	if kioo, err = p.fromMember(ctx, p.fleet.program, fetch); err != nil {
 		return kioo, nginx, fmt.Errorf("from a member: %w", err)
 	}
 	if nginx, err = p.measure(ctx, p.nginx.PID(), "https://"+p.nginx.host+"/blob", fetch); err != nil {
@@ -206,9 +223,9 @@ func (p *peering) turn(ctx context.Context, fetch fetching) (kioo, nginx transfe
 	return kioo, nginx, nil
 }
 
-// fromMember fetches through a member that holds nothing, and is gone afterwards.
-func (p *peering) fromMember(ctx context.Context, fetch fetching) (transfer, error) {
-	kioo, err := p.fleet.startReceiver(ctx)
+// fromMember fetches through a member of that program that holds nothing, and is gone afterwards.
+func (p *peering) fromMember(ctx context.Context, program string, fetch fetching) (transfer, error) {
+	kioo, err := p.fleet.startReceiver(ctx, program)
 	if err != nil {
 		return transfer{}, err
 	}
