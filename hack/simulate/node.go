@@ -28,8 +28,7 @@ type node struct {
 
 	hears, followed map[swarm.ID]bool
 
-	leases  []swarm.Lease
-	reading *stream
+	streams []*stream // One for each lease that is being read.
 	fetched int64
 
 	asking  bool // An announcement is under way.
@@ -150,8 +149,7 @@ func (n *node) do(w *world, actions []swarm.Action) {
 				}
 			}
 		case swarm.Fetch:
-			n.leases = append(n.leases, a.Lease)
-			n.read(w)
+			n.read(w, a.Lease)
 		case swarm.Release:
 			n.release(w, a.Lease)
 		case swarm.Tell:
@@ -231,8 +229,8 @@ func (n *node) die(w *world, silent bool) {
 	}
 	n.gone = true
 	w.settled(n)
-	if n.reading != nil {
-		n.reading.close(w, 0)
+	for _, s := range n.streams {
+		s.close(w, 0)
 	}
 	for _, t := range slices.Concat(n.out, n.serving) {
 		if t.flow != nil {

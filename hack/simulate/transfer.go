@@ -126,25 +126,24 @@ type sending struct {
 	*flow
 }
 
-// read goes on with the next lease.
-func (n *node) read(w *world) {
-	if n.reading != nil || len(n.leases) == 0 || n.gone {
+// read starts to read a lease, beside those that are being read.
+func (n *node) read(w *world, lease swarm.Lease) {
+	if n.gone {
 		return
 	}
-	s := &stream{n: n, lease: n.leases[0]}
-	n.leases = n.leases[1:]
-	if s.lease.From != "" {
-		s.from = w.byID[s.lease.From]
+	s := &stream{n: n, lease: lease}
+	if lease.From != "" {
+		s.from = w.byID[lease.From]
 	}
-	s.piece, _ = w.layout.Covered(s.lease.Start, s.lease.End)
-	n.reading = s
+	s.piece, _ = w.layout.Covered(lease.Start, lease.End)
+	n.streams = append(n.streams, s)
 	s.open(w)
 }
 
 // open asks for the range from the next piece on that is not here.
 func (s *stream) open(w *world) {
 	if !s.skip(w) {
-		s.finish(w)
+		s.finish()
 		return
 	}
 	wait := 2*originLatency + originWait
@@ -168,7 +167,7 @@ func (s *stream) send(w *world) {
 		return
 	}
 	if !s.skip(w) {
-		s.finish(w)
+		s.finish()
 		return
 	}
 	piece := s.piece
@@ -198,12 +197,9 @@ func (s *stream) send(w *world) {
 	w.start(f)
 }
 
-func (s *stream) finish(w *world) {
-	if s.n.reading == s {
-		s.shut = true
-		s.n.reading = nil
-		s.n.read(w)
-	}
+func (s *stream) finish() {
+	s.shut = true
+	s.n.streams = slices.DeleteFunc(s.n.streams, func(o *stream) bool { return o == s })
 }
 
 // close sends no more, and stops what is on its way from a piece on.
@@ -216,30 +212,16 @@ func (s *stream) close(w *world, from int) {
 	}
 }
 
-// release gives up a range: the stream in it ends where it begins.
+// release gives up a range: streams in it end where it begins.
 func (n *node) release(w *world, l swarm.Lease) {
-	var left []swarm.Lease
-	for _, have := range n.leases {
-		if have.From != l.From || have.End <= l.Start || l.End <= have.Start {
-			left = append(left, have)
+	for _, s := range slices.Clone(n.streams) {
+		if s.lease.From != l.From || s.lease.End <= l.Start || l.End <= s.lease.Start {
 			continue
 		}
-		if have.Start < l.Start {
-			left = append(left, swarm.Lease{Start: have.Start, End: l.Start, From: l.From})
+		s.lease.End = max(s.lease.Start, l.Start)
+		if start, _ := w.layout.Span(s.piece); start > s.lease.End || s.piece > 0 && s.lease.End <= start-w.layout.PieceSize {
+			s.close(w, w.layout.At(s.lease.End)) // The last piece of the lease may still be on its way.
+			s.finish()
 		}
-		if have.End > l.End {
-			left = append(left, swarm.Lease{Start: l.End, End: have.End, From: l.From})
-		}
-	}
-	n.leases = left
-	s := n.reading
-	if s == nil || s.lease.From != l.From || s.lease.End <= l.Start || l.End <= s.lease.Start {
-		return
-	}
-	s.lease.End = max(s.lease.Start, l.Start)
-	if start, _ := w.layout.Span(s.piece); start > s.lease.End || s.piece > 0 && s.lease.End <= start-w.layout.PieceSize {
-		s.close(w, w.layout.At(s.lease.End)) // The last piece of the lease may still be on its way.
-		n.reading = nil
-		n.read(w)
 	}
 }

@@ -154,7 +154,7 @@ func (w *world) kill() {
 
 func (w *world) leasing() (out []*node) {
 	for _, n := range w.nodes {
-		if n.reading != nil && !n.gone {
+		if len(n.streams) > 0 && !n.gone {
 			out = append(out, n)
 		}
 	}

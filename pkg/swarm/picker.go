@@ -11,7 +11,7 @@ const (
 	// enough that the members do not all ask for the same.
 	orderly = 8
 	// endgame is the number of missing pieces from which on each is asked for twice.
-	endgame = 8
+	endgame = 4
 	// patience is how many times as long as usual a request may take.
 	patience    = 4
 	shortestDue = 1500 * time.Millisecond

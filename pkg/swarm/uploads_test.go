@@ -69,7 +69,7 @@ func TestUploadsAgainstModel(t *testing.T) {
 		switch r.IntN(3) {
 		case 0, 1:
 			want := Serve
-			if len(queued) >= 8 || active[member]+inQueue >= 4 {
+			if len(queued) >= 5 || active[member]+inQueue >= 4 {
 				want = Refuse
 			} else if total >= 8 || len(queued) > 0 {
 				want = Queue
