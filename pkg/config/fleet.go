@@ -38,8 +38,8 @@ type Peers struct {
 	Advertise []string `yaml:"advertise"`
 	// Zone is where this node is, such as eu-central-1a. Members of the same zone are asked first. Default: empty.
 	Zone string `yaml:"zone"`
-	// UploadSlots is how many uploads to other members there are at once. More share the link among more members;
-	// fewer finish each sooner. Default: 32.
+	// UploadSlots is how many uploads of blobs, and of long parts of blobs, to other members there are at once. More share
+	// the link among more members; fewer finish each sooner. Pieces of a swarm have eight of their own. Default: 32.
 	UploadSlots int `yaml:"uploadSlots"`
 	// UploadQueue is how many members may wait for a slot, for a tenth of a second each. Others are sent elsewhere at
 	// once. Default: 64.

@@ -90,6 +90,9 @@ const (
 	ZoneHeader   = "Kioo-Zone"
 )
 
+// PieceHeader, with any value, is on requests for a swarm's pieces. They have upload slots of their own.
+const PieceHeader = "Kioo-Piece"
+
 // NewClient makes a client.
 func NewClient(cfg ClientConfig) *Client {
 	for _, d := range []struct {
@@ -150,7 +153,7 @@ type TagAnswer struct {
 
 // Tag asks a member what a tag means. addrs are all that the member is reached by, as in all calls.
 func (c *Client) Tag(ctx context.Context, addrs []string, ref reference.Reference) (TagAnswer, error) {
-	resp, err := c.do(ctx, http.MethodHead, addrs, ref, "manifests", "")
+	resp, err := c.do(ctx, http.MethodHead, addrs, ref, "manifests", http.Header{})
 	if err != nil {
 		return TagAnswer{}, err
 	}
@@ -173,7 +176,7 @@ func (c *Client) Tag(ctx context.Context, addrs []string, ref reference.Referenc
 // Manifest gets a manifest by digest and verifies it.
 func (c *Client) Manifest(ctx context.Context, addrs []string, ref reference.Reference) (ocispec.Descriptor, []byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "manifests", "")
+	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "manifests", http.Header{})
 	if err != nil {
 		cancel(nil)
 		return ocispec.Descriptor{}, nil, err
@@ -198,8 +201,22 @@ var ErrWrongBytes = errors.New("member sent wrong bytes")
 // Blob starts to read a blob of a member at off, up to end, or to the blob's end if end is negative. The bytes are
 // not verified.
 func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Reference, off, end int64) (*Stream, error) {
+	return c.blob(ctx, addrs, ref, off, end, http.Header{})
+}
+
+// Piece is Blob for one piece [start, end) of a swarm.
+func (c *Client) Piece(ctx context.Context, addrs []string, ref reference.Reference, start, end int64) (*Stream, error) {
+	return c.blob(ctx, addrs, ref, start, end, http.Header{PieceHeader: {"1"}})
+}
+
+func (c *Client) blob(
+	ctx context.Context, addrs []string, ref reference.Reference, off, end int64, header http.Header,
+) (*Stream, error) {
+	if r := httpclient.Range(off, end); r != "" {
+		header.Set("Range", r)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "blobs", httpclient.Range(off, end))
+	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "blobs", header)
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -222,13 +239,15 @@ func (c *Client) stream(ctx context.Context, cancel context.CancelCauseFunc, res
 }
 
 // do asks a member for something below a repository. An answer other than success is an error.
-func (c *Client) do(ctx context.Context, method string, addrs []string, ref reference.Reference, kind, byteRange string) (*http.Response, error) {
+func (c *Client) do(
+	ctx context.Context, method string, addrs []string, ref reference.Reference, kind string, header http.Header,
+) (*http.Response, error) {
 	u := url.URL{
 		Scheme: "https", Host: addrs[0],
 		Path:     "/v2/" + ref.Path + "/" + kind + "/" + ref.Object(),
 		RawQuery: url.Values{"ns": {ref.Registry}}.Encode(),
 	}
-	resp, err := c.send(ctx, method, addrs, u.String(), byteRange, nil)
+	resp, err := c.send(ctx, method, addrs, u.String(), header, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for %s: %w", addrs[0], ref, err)
 	}
@@ -251,15 +270,17 @@ func (c *Client) do(ctx context.Context, method string, addrs []string, ref refe
 // caller closes the body, which has no deadline but ctx's.
 func (c *Client) Call(ctx context.Context, method string, addrs []string, path string, body []byte) (*http.Response, error) {
 	u := url.URL{Scheme: "https", Host: addrs[0], Path: path}
-	resp, err := c.send(ctx, method, addrs, u.String(), "", body)
+	resp, err := c.send(ctx, method, addrs, u.String(), http.Header{}, body)
 	if err != nil {
 		return nil, fmt.Errorf("call %s%s: %w", addrs[0], path, err)
 	}
 	return resp, nil
 }
 
-// send sends a request and waits for the head of its answer.
-func (c *Client) send(ctx context.Context, method string, addrs []string, url, byteRange string, body []byte) (*http.Response, error) {
+// send sends a request with a header, which it adds to, and waits for the head of its answer.
+func (c *Client) send(
+	ctx context.Context, method string, addrs []string, url string, header http.Header, body []byte,
+) (*http.Response, error) {
 	var in io.Reader
 	if body != nil {
 		in = bytes.NewReader(body)
@@ -268,9 +289,7 @@ func (c *Client) send(ctx context.Context, method string, addrs []string, url, b
 	if err != nil {
 		return nil, err
 	}
-	if byteRange != "" {
-		req.Header.Set("Range", byteRange)
-	}
+	req.Header = header
 	if c.cfg.Member != "" {
 		req.Header.Set(MemberHeader, c.cfg.Member)
 		req.Header.Set(ZoneHeader, c.cfg.Zone)

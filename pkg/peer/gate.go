@@ -16,9 +16,7 @@ type gate struct {
 	waiting map[swarm.ID][]chan struct{} // Those in the queue, in the order in which they came.
 }
 
-func newGate(slots, queue int) *gate {
-	// One member may have half of it: enough for the layers of an image, and the rest is for others.
-	cfg := swarm.UploadsConfig{Slots: slots, Queue: queue, PerMember: max(4, slots/2)}
+func newGate(cfg swarm.UploadsConfig) *gate {
 	return &gate{uploads: swarm.NewUploads(cfg), waiting: map[swarm.ID][]chan struct{}{}}
 }
 

@@ -48,3 +48,40 @@ func TestOneMemberTakesNotAll(t *testing.T) {
 		t.Errorf("served %q", who)
 	}
 }
+
+// TestPiecesHaveTheirOwnSlots has long reads take all slots there are: pieces are sent all the same, up to a member's
+// share, and beside it where nobody else can send them.
+func TestPiecesHaveTheirOwnSlots(t *testing.T) {
+	creds := credentials(t, peer.NewKey())
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	started, release := make(chan struct{}, 16), make(chan struct{})
+	defer close(release)
+	addr := serve(t, peer.ServerConfig{Credentials: creds, Slots: 1, Queue: 1,
+		First: func(r *http.Request) bool { return r.Header.Get("Range") == "bytes=7-7" },
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			started <- struct{}{}
+			<-release
+			holder(body)(w, r)
+		})})
+	c := peer.NewClient(peer.ClientConfig{Credentials: creds, Member: "a", FirstByte: time.Minute})
+	t.Cleanup(c.Close)
+	get := func(s *peer.Stream, err error) {
+		if err == nil {
+			s.Close()
+		}
+	}
+	go func() { get(c.Blob(t.Context(), []string{addr}, blobRef(body), 0, -1)) }()
+	<-started
+	for i := range int64(4) {
+		go func() { get(c.Piece(t.Context(), []string{addr}, blobRef(body), i, i+1)) }()
+		<-started
+	}
+	if _, err := c.Piece(t.Context(), []string{addr}, blobRef(body), 4, 5); !errors.Is(err, peer.ErrBusy) {
+		t.Errorf("beyond its share: %v", err)
+	}
+	go func() { get(c.Piece(t.Context(), []string{addr}, blobRef(body), 7, 8)) }()
+	<-started
+	if _, err := c.Blob(t.Context(), []string{addr}, blobRef(body), 7, 8); !errors.Is(err, peer.ErrBusy) {
+		t.Errorf("a read that is no piece, without a slot: %v", err)
+	}
+}

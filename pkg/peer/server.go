@@ -48,14 +48,14 @@ type ServerConfig struct {
 	Handle map[string]http.Handler
 	// Credentials tell members from strangers.
 	Credentials *Credentials
-	// Slots is how many uploads of blobs there are at once. More share the link among more members; fewer finish each
-	// sooner. 32 by default.
+	// Slots is how many uploads of blobs, and of long parts of blobs, there are at once. More share the link among more
+	// members; fewer finish each sooner. 32 by default. A swarm's pieces have as many as swarm.UploadsConfig says.
 	Slots int
 	// Queue is how many requests may wait for a slot, for a tenth of a second each. More are refused at once, and
 	// ask another member. 64 by default.
 	Queue int
-	// First tells of a request for a blob that it is for bytes which nobody else can send yet, so that it is served
-	// beside the slots. Nil never does.
+	// First tells of a request for a piece that nobody else can send it yet, so that it is served beside the slots. Nil
+	// never does.
 	First func(r *http.Request) bool
 	// BytesPerSecond caps all uploads together; 0 is no cap.
 	BytesPerSecond int64
@@ -72,6 +72,7 @@ type Server struct {
 	http    *httpserver.Server
 	control *http.ServeMux
 	gate    *gate
+	pieces  *gate
 	limit   *rate.Limiter // Nil without a cap.
 	step    int           // Bytes written at once under a cap.
 	refused prometheus.Counter
@@ -93,7 +94,9 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{
 		cfg:     cfg,
 		control: http.NewServeMux(),
-		gate:    newGate(cfg.Slots, cfg.Queue),
+		// One member may have half of it: enough for the layers of an image, and the rest is for others.
+		gate:   newGate(swarm.UploadsConfig{Slots: cfg.Slots, Queue: cfg.Queue, PerMember: max(4, cfg.Slots/2)}),
+		pieces: newGate(swarm.UploadsConfig{}),
 		refused: factory.NewCounter(prometheus.CounterOpts{
 			Name: "kioo_peer_uploads_refused_total", Help: "Requests of members that were sent elsewhere because all upload slots were taken.",
 		}),
@@ -139,15 +142,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if member == "" {
 		member = swarm.ID(r.RemoteAddr)
 	}
-	first := s.cfg.First != nil && s.cfg.First(r)
-	if hint, ok := s.gate.enter(r.Context(), member, first); !ok {
+	gate, first := s.gate, false
+	if r.Header.Get(PieceHeader) != "" {
+		gate, first = s.pieces, s.cfg.First != nil && s.cfg.First(r)
+	}
+	if hint, ok := gate.enter(r.Context(), member, first); !ok {
 		s.refused.Inc()
 		w.Header().Set("Retry-After", "1") // In whole seconds, for those who do not know the other.
 		w.Header().Set(RetryHeader, strconv.FormatInt(hint.Milliseconds(), 10))
 		http.Error(w, "all upload slots are taken", http.StatusTooManyRequests)
 		return
 	}
-	defer s.gate.leave(member)
+	defer gate.leave(member)
 	s.cfg.Handler.ServeHTTP(w, r)
 }
 
