@@ -172,16 +172,10 @@ func (p *peering) compare(ctx context.Context) ([]row, error) {
 			work.add(dk.rate, sn.rate)
 		}
 	}
-	first := dropped.rate.ratio(peerName, "MB/s", "nginx", atLeast(0.9))
-	first.Foot = p.foot()
-	rows := []row{
-		first,
-		dropped.sending.ratio(peerName+": sender's CPU", "s/GiB", "nginx", nil),
-		dropped.receiving.ratio(peerName+": receiver's CPU", "s/GiB", "curl", nil),
-		{Name: peerName + ": receiver's peak RSS", Unit: "MiB", Kioo: median(dropped.peak)},
+	rows := dropped.rows(p.foot())
+	rows = append(rows,
 		work.ratio(peerName+": equal work", "MB/s", "nginx", nil),
-		stored.rate.ratio(peerName+": storing client", "MB/s", "nginx", nil),
-	}
+		stored.rate.ratio(peerName+": storing client", "MB/s", "nginx", nil))
 	if p.bench.before != "" {
 		rows = append(rows,
 			rate.ratio(peerName+": version before", "MB/s", "before", atLeast(1)),
@@ -210,6 +204,18 @@ func (t *transfers) add(kioo, nginx transfer) {
 	t.sending.add(kioo.sending, nginx.sending)
 	t.receiving.add(kioo.receiving, nginx.receiving)
 	t.peak = append(t.peak, kioo.peak)
+}
+
+// rows is what a client saw that drops what it gets.
+func (t *transfers) rows(foot string) []row {
+	first := t.rate.ratio(peerName, "MB/s", "nginx", atLeast(0.9))
+	first.Foot = foot
+	return []row{
+		first,
+		t.sending.ratio(peerName+": sender's CPU", "s/GiB", "nginx", nil),
+		t.receiving.ratio(peerName+": receiver's CPU", "s/GiB", "curl", nil),
+		{Name: peerName + ": receiver's peak RSS", Unit: "MiB", Kioo: median(t.peak)},
+	}
 }
 
 // turn fetches once from each side.

@@ -26,7 +26,9 @@ const (
 	withheld = 32 << 10
 	// bufferSize is how much of a stream is read before it is written and shown to the readers.
 	bufferSize = 256 << 10
-	// atOnce is how long a read takes that need not wait: that of a TLS record, of 16 KiB, takes a tenth of it.
+	// enough is how much of it is worth reading on for, if that need not wait. A read that takes longer than atOnce had
+	// to: that of a TLS record, of 16 KiB, takes a tenth of it.
+	enough = 64 << 10
 	atOnce = 100 * time.Microsecond
 )
 
@@ -283,7 +285,11 @@ func (f *flight) copyFrom(ctx context.Context, src Source, s *stream, pos, end i
 		return nil
 	}
 	for {
-		n, rerr := gather(in, buf)
+		left := f.left(s)
+		if left <= 0 {
+			return nil // Another stream has begun here.
+		}
+		n, rerr := gather(in, buf[:min(left, int64(len(buf)))])
 		if n > 0 {
 			f.group.count(src, in, n)
 			more, err := f.arrived(s, buf[:n])
@@ -300,10 +306,17 @@ func (f *flight) copyFrom(ctx context.Context, src Source, s *stream, pos, end i
 	}
 }
 
+// left is how much of its span a stream has still to read.
+func (f *flight) left(s *stream) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return s.end - s.pos
+}
+
 // gather reads what is there: once, and on for as long as reads need not wait. What a source gives faster than it is
 // dealt with comes to the lock, the disk and the readers in larger parts so; what is slower is shown as it comes.
 func gather(in io.Reader, buf []byte) (n int, err error) {
-	for n < len(buf) && err == nil {
+	for n < min(enough, len(buf)) && err == nil {
 		began := time.Now()
 		var m int
 		m, err = in.Read(buf[n:])
