@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
@@ -153,24 +155,34 @@ func (u *unread) Blob(
 	} else {
 		a.Blob = kept{a.Blob}
 	}
-	u.stack.heldSoon(u.t, u.digest) // From now on nobody else has the file open.
+	u.stack.heldSoon(u.t, u.digest)
 	return a, u.refuseReads()
 }
 
+// refuseReads waits until nobody but the answer has the file open. Who closed it later, as a flight does that has just
+// kept it, would leave the refused number to the next connection.
 func (u *unread) refuseReads() error {
-	fds, err := contenttest.OpenFiles(filepath.Join(u.dir, "blobs", "sha256", u.digest.Encoded()))
-	if err != nil || len(fds) == 0 {
-		u.t.Errorf("the blob's descriptors are %v: %v", fds, err)
-	}
-	for _, fd := range fds {
-		switch err := contenttest.RefuseReads(fd); {
-		case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSYS), errors.Is(err, syscall.EINVAL):
-			u.unable = err
-		case err != nil:
+	var fds []uintptr
+	for range 1000 {
+		var err error
+		if fds, err = contenttest.OpenFiles(filepath.Join(u.dir, "blobs", "sha256", u.digest.Encoded())); err != nil {
 			return err
 		}
+		if len(fds) == 1 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
-	return nil
+	if len(fds) != 1 {
+		return fmt.Errorf("the blob's descriptors are %v, want one", fds)
+	}
+	switch err := contenttest.RefuseReads(fds[0]); {
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ENOSYS), errors.Is(err, syscall.EINVAL):
+		u.unable = err
+		return nil
+	default:
+		return err
+	}
 }
 
 func (u *unread) close() {
