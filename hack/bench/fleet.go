@@ -25,14 +25,13 @@ const (
 type fleet struct {
 	link    *link
 	dir     string
-	program string
-	farProg string // The same, at the far end.
+	farProg string // The holder's, at the far end.
 	key     string // The cluster key's file.
 	holder  string // Where the holder's DHT listens.
 }
 
 func newFleet(l *link, dir, program string) (*fleet, error) {
-	f := &fleet{link: l, dir: dir, program: program, key: filepath.Join(dir, "cluster.key")}
+	f := &fleet{link: l, dir: dir, key: filepath.Join(dir, "cluster.key")}
 	if err := os.WriteFile(f.key, []byte(peer.NewKey().String()+"\n"), 0o600); err != nil {
 		return nil, err
 	}

@@ -143,8 +143,8 @@ func (p *peering) compare(ctx context.Context) ([]row, error) {
 	}
 	var (
 		dropped, stored transfers
+		before          transfers // Against another version.
 		work            pairs
-		rate, cpu       pairs // Against the version before.
 	)
 	for round := -1; round < p.bench.rounds; round++ { // The first one warms up and is forgotten.
 		p.say("%s: round %d of %d", peerName, round+1, p.bench.rounds)
@@ -153,13 +153,12 @@ func (p *peering) compare(ctx context.Context) ([]row, error) {
 			return nil, err
 		}
 		if p.bench.before != "" {
-			before, err := p.fromMember(ctx, p.bench.before, drop)
+			other, err := p.fromMember(ctx, p.bench.before, drop)
 			if err != nil {
 				return nil, fmt.Errorf("from a member, with the version before: %w", err)
 			}
 			if round >= 0 {
-				rate.add(dk.rate, before.rate)
-				cpu.add(dk.receiving, before.receiving)
+				before.add(dk, other)
 			}
 		}
 		sk, sn, err := p.turn(ctx, store)
@@ -178,8 +177,8 @@ func (p *peering) compare(ctx context.Context) ([]row, error) {
 		stored.rate.ratio(peerName+": storing client", "MB/s", "nginx", nil))
 	if p.bench.before != "" {
 		rows = append(rows,
-			rate.ratio(peerName+": version before", "MB/s", "before", atLeast(1)),
-			cpu.ratio(peerName+": version before, receiver's CPU", "s/GiB", "before", nil))
+			before.rate.ratio(peerName+": version before", "MB/s", "before", atLeast(1)),
+			before.receiving.ratio(peerName+": version before, receiver's CPU", "s/GiB", "before", nil))
 	}
 	return rows, nil
 }
@@ -199,10 +198,10 @@ type transfers struct {
 	peak                     []float64
 }
 
-func (t *transfers) add(kioo, nginx transfer) {
-	t.rate.add(kioo.rate, nginx.rate)
-	t.sending.add(kioo.sending, nginx.sending)
-	t.receiving.add(kioo.receiving, nginx.receiving)
+func (t *transfers) add(kioo, other transfer) {
+	t.rate.add(kioo.rate, other.rate)
+	t.sending.add(kioo.sending, other.sending)
+	t.receiving.add(kioo.receiving, other.receiving)
 	t.peak = append(t.peak, kioo.peak)
 }
 
@@ -220,7 +219,7 @@ func (t *transfers) rows(foot string) []row {
 
 // turn fetches once from each side.
 func (p *peering) turn(ctx context.Context, fetch fetching) (kioo, nginx transfer, err error) {
-	if kioo, err = p.fromMember(ctx, p.fleet.program, fetch); err != nil {
+	if kioo, err = p.fromMember(ctx, p.program, fetch); err != nil {
 		return kioo, nginx, fmt.Errorf("from a member: %w", err)
 	}
 	if nginx, err = p.measure(ctx, p.nginx.PID(), "https://"+p.nginx.host+"/blob", fetch); err != nil {

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/discovery"
@@ -50,10 +49,7 @@ func (s *Service) holders(ctx context.Context, key string) ([]discovery.Member, 
 			err = ctx.Err()
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("find holders of %s: %w", key, err)
-	}
-	return found, nil
+	return found, err
 }
 
 // search asks others who holds something. If that fails, the next who announces it asks.
@@ -64,7 +60,7 @@ func (s *Service) search(ctx context.Context, key string, mine *search) ([]disco
 	defer close(mine.over)
 	if mine.err = err; err != nil {
 		s.searched.Remove(key)
-		return nil, fmt.Errorf("find holders of %s: %w", key, err)
+		return nil, err
 	}
 	mine.found = found
 	return found, nil

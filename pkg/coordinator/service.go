@@ -183,7 +183,7 @@ func (s *Service) answer(ctx context.Context, q *question, waiting func()) (*Ans
 	if !isTag(q.key) { // What a tag means is in its value, not in who holds it.
 		var err error
 		if holders, err = s.holders(ctx, q.key); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("find holders of %s: %w", q.key, err)
 		}
 	}
 	s.metrics.announces.WithLabelValues("answered").Inc()

@@ -24,19 +24,20 @@ func (g *Group) tally(src Origin, n int, far bool) {
 	}
 }
 
-// opened takes note of what a source says of the blob, and makes the spool if it is the first to say.
-func (f *flight) opened(src Source, in Stream, s *stream) error {
+// opened takes note of what a source says of the blob, and makes the spool if it is the first to say. It tells how much
+// of the stream's span is left to read.
+func (f *flight) opened(src Source, in Stream, s *stream) (left int64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if s.guide != nil && s.guide != f.guide {
-		return errUnguided
+		return 0, errUnguided
 	}
 	expected := f.size
 	if expected < 0 && !src.Trusted() {
 		expected = f.hint
 	}
 	if expected >= 0 && in.Size() != expected {
-		return fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), expected)
+		return 0, fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), expected)
 	}
 	if !in.Ranged() {
 		f.sequential = true
@@ -45,7 +46,7 @@ func (f *flight) opened(src Source, in Stream, s *stream) error {
 	fresh := f.spool == nil
 	if fresh {
 		if err := f.create(in.Size()); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if fresh && !src.Trusted() && f.size <= f.group.cfg.HoldBytes && f.group.cfg.HoldFor > 0 {
@@ -58,7 +59,7 @@ func (f *flight) opened(src Source, in Stream, s *stream) error {
 	if s.guide == nil {
 		f.takeOver(s)
 	}
-	return nil
+	return s.end - s.pos, nil
 }
 
 // takeOver ends the other streams where this one begins. Not before it is open: it may be refused, when there is no
@@ -131,12 +132,12 @@ func (f *flight) settle(claimed spans, written bool) {
 	f.notify()
 }
 
-// arrived stores bytes of a stream and shows them to the readers. It tells whether the stream's span goes on.
-func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
+// arrived stores bytes of a stream and shows them to the readers. It tells how much of the stream's span is left.
+func (f *flight) arrived(s *stream, p []byte) (left int64, err error) {
 	f.mu.Lock()
 	if s.guide != nil && s.guide != f.guide {
 		f.mu.Unlock()
-		return false, errUnguided
+		return 0, errUnguided
 	}
 	off, spool := s.pos, f.spool
 	p = p[:min(int64(len(p)), s.end-off)]
@@ -146,7 +147,7 @@ func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
 	}
 	f.mu.Unlock()
 	if len(p) == 0 {
-		return false, nil
+		return 0, nil
 	}
 	for _, t := range todo {
 		if _, err = spool.WriteAt(p[t.start-off:t.end-off], t.start); err != nil {
@@ -159,10 +160,10 @@ func (f *flight) arrived(s *stream, p []byte) (more bool, err error) {
 		f.settle(todo, err == nil)
 	}
 	s.pos += int64(len(p))
-	more = s.pos < s.end
+	left = s.end - s.pos
 	f.mu.Unlock()
 	if err == nil && s.arrived != nil {
 		s.arrived(off, p)
 	}
-	return more, err
+	return left, err
 }

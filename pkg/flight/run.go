@@ -278,39 +278,26 @@ func (f *flight) copyFrom(ctx context.Context, src Source, s *stream, pos, end i
 		return err
 	}
 	defer in.Close()
-	if err := f.opened(src, in, s); err != nil {
+	left, err := f.opened(src, in, s)
+	if err != nil || in.Size() == 0 {
 		return err
 	}
-	if in.Size() == 0 {
-		return nil
-	}
-	for {
-		left := f.left(s)
-		if left <= 0 {
-			return nil // Another stream has begun here.
-		}
+	for left > 0 {
 		n, rerr := gather(in, buf[:min(left, int64(len(buf)))])
 		if n > 0 {
 			f.group.count(src, in, n)
-			more, err := f.arrived(s, buf[:n])
-			if err != nil || !more {
+			if left, err = f.arrived(s, buf[:n]); err != nil || left <= 0 {
 				return err
 			}
 		}
 		switch {
 		case rerr == io.EOF:
-			return io.ErrUnexpectedEOF // Before the end of the span, for there arrived returns.
+			return io.ErrUnexpectedEOF // Before the end of the span.
 		case rerr != nil:
 			return rerr
 		}
 	}
-}
-
-// left is how much of its span a stream has still to read.
-func (f *flight) left(s *stream) int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return s.end - s.pos
+	return nil // Another stream has begun here.
 }
 
 // gather reads what is there: once, and on for as long as reads need not wait. What a source gives faster than it is

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -153,7 +154,7 @@ type TagAnswer struct {
 
 // Tag asks a member what a tag means. addrs are all that the member is reached by, as in all calls.
 func (c *Client) Tag(ctx context.Context, addrs []string, ref reference.Reference) (TagAnswer, error) {
-	resp, err := c.do(ctx, http.MethodHead, addrs, ref, "manifests", http.Header{})
+	resp, err := c.do(ctx, http.MethodHead, addrs, ref, "manifests", nil)
 	if err != nil {
 		return TagAnswer{}, err
 	}
@@ -176,7 +177,7 @@ func (c *Client) Tag(ctx context.Context, addrs []string, ref reference.Referenc
 // Manifest gets a manifest by digest and verifies it.
 func (c *Client) Manifest(ctx context.Context, addrs []string, ref reference.Reference) (ocispec.Descriptor, []byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "manifests", http.Header{})
+	resp, err := c.do(ctx, http.MethodGet, addrs, ref, "manifests", nil)
 	if err != nil {
 		cancel(nil)
 		return ocispec.Descriptor{}, nil, err
@@ -270,14 +271,14 @@ func (c *Client) do(
 // caller closes the body, which has no deadline but ctx's.
 func (c *Client) Call(ctx context.Context, method string, addrs []string, path string, body []byte) (*http.Response, error) {
 	u := url.URL{Scheme: "https", Host: addrs[0], Path: path}
-	resp, err := c.send(ctx, method, addrs, u.String(), http.Header{}, body)
+	resp, err := c.send(ctx, method, addrs, u.String(), nil, body)
 	if err != nil {
 		return nil, fmt.Errorf("call %s%s: %w", addrs[0], path, err)
 	}
 	return resp, nil
 }
 
-// send sends a request with a header, which it adds to, and waits for the head of its answer.
+// send sends a request, with a header if that is not nil, and waits for the head of its answer.
 func (c *Client) send(
 	ctx context.Context, method string, addrs []string, url string, header http.Header, body []byte,
 ) (*http.Response, error) {
@@ -289,7 +290,7 @@ func (c *Client) send(
 	if err != nil {
 		return nil, err
 	}
-	req.Header = header
+	maps.Copy(req.Header, header)
 	if c.cfg.Member != "" {
 		req.Header.Set(MemberHeader, c.cfg.Member)
 		req.Header.Set(ZoneHeader, c.cfg.Zone)

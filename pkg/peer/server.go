@@ -71,7 +71,7 @@ type Server struct {
 	cfg     ServerConfig
 	http    *httpserver.Server
 	control *http.ServeMux
-	gate    *gate
+	reads   *gate // Of whole blobs, and of long parts.
 	pieces  *gate
 	limit   *rate.Limiter // Nil without a cap.
 	step    int           // Bytes written at once under a cap.
@@ -95,7 +95,7 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg:     cfg,
 		control: http.NewServeMux(),
 		// One member may have half of it: enough for the layers of an image, and the rest is for others.
-		gate:   newGate(swarm.UploadsConfig{Slots: cfg.Slots, Queue: cfg.Queue, PerMember: max(4, cfg.Slots/2)}),
+		reads:  newGate(swarm.UploadsConfig{Slots: cfg.Slots, Queue: cfg.Queue, PerMember: max(4, cfg.Slots/2)}),
 		pieces: newGate(swarm.UploadsConfig{}),
 		refused: factory.NewCounter(prometheus.CounterOpts{
 			Name: "kioo_peer_uploads_refused_total", Help: "Requests of members that were sent elsewhere because all upload slots were taken.",
@@ -142,7 +142,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if member == "" {
 		member = swarm.ID(r.RemoteAddr)
 	}
-	gate, first := s.gate, false
+	gate, first := s.reads, false
 	if r.Header.Get(PieceHeader) != "" {
 		gate, first = s.pieces, s.cfg.First != nil && s.cfg.First(r)
 	}
