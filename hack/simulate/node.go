@@ -104,7 +104,10 @@ func (n *node) announce(w *world) {
 			return
 		}
 		a := swarm.Announce{Member: n.id, Zone: n.zone, Size: w.size, Have: n.load.Have().Clone(), Complete: n.load.Complete(),
-			Fetched: n.fetched, Stalled: n.load.Stalled(w.time())}
+			Partners: n.load.Partners(), Fetched: n.fetched, Stalled: n.load.Stalled(w.time())}
+		for _, s := range n.streams {
+			a.Reading = append(a.Reading, s.lease)
+		}
 		answer := w.tracker().Announce(w.time(), blobName, a, w.holding())
 		n.version = w.tracker().Changed(blobName)
 		w.after(w.latency, func(w *world) { n.answered(w, answer) })

@@ -22,6 +22,8 @@ const Path = "/kioo/v1/announce"
 // Answer is what the coordinator says to an announce.
 type Answer struct {
 	swarm.Assignment
+	// By is who answered.
+	By swarm.ID
 	// Members are those that the assignment names, and how they are reached.
 	Members map[swarm.ID]discovery.Member
 	// Value is what a tag means, where somebody has heard it a moment ago. Nil for everything else.

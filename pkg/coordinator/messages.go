@@ -63,8 +63,9 @@ func (q *question) encode(now time.Time) ([]byte, error) {
 	a := &q.announce
 	w := wireRequest{
 		Key: q.key, From: encodeMember(q.from), Final: q.final, WaitMS: q.wait.Milliseconds(), RenewMS: q.renew.Milliseconds(),
-		Size: a.Size, Have: a.Have.Bytes(), Complete: a.Complete, Fetched: a.Fetched, Upstream: uint8(a.Upstream), Sequential: a.Sequential,
-		Stalled: a.Stalled, Waiting: a.Waiting, Leaving: a.Leaving, Tag: encodeTag(q.value, now), WithinMS: q.within.Milliseconds(),
+		Size: a.Size, Have: a.Have.Bytes(), Complete: a.Complete, Reading: encodeLeases(a.Reading), Partners: a.Partners,
+		Fetched: a.Fetched, Upstream: uint8(a.Upstream), Sequential: a.Sequential, Stalled: a.Stalled, Waiting: a.Waiting,
+		Leaving: a.Leaving, Tag: encodeTag(q.value, now), WithinMS: q.within.Milliseconds(),
 	}
 	for _, id := range q.avoid {
 		w.Avoid = append(w.Avoid, id.String())
@@ -91,8 +92,9 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 	switch {
 	case w.WaitMS < 0 || w.RenewMS < 0 || w.WithinMS < 0 || max(w.RenewMS, w.WithinMS) > maxAge.Milliseconds():
 		err = fmt.Errorf("%w: time", errMalformed)
-	case w.Fetched < 0 || len(w.Avoid) > maxAvoid:
-		err = fmt.Errorf("%w: %d bytes fetched, %d members to avoid", errMalformed, w.Fetched, len(w.Avoid))
+	case w.Fetched < 0 || w.Partners < 0 || len(w.Avoid) > maxAvoid || len(w.Reading) > maxReading:
+		err = fmt.Errorf("%w: %d bytes fetched, %d partners, %d members to avoid, %d leases", errMalformed, w.Fetched, w.Partners,
+			len(w.Avoid), len(w.Reading))
 	case w.Upstream > uint8(swarm.Never):
 		err = fmt.Errorf("%w: word of upstream %d", errMalformed, w.Upstream)
 	case value != nil && !isTag(w.Key):
@@ -108,12 +110,15 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 		within: time.Duration(w.WithinMS) * time.Millisecond,
 		announce: swarm.Announce{
 			Member: ID(from.ID), Zone: from.Zone, Size: max(w.Size, -1), Complete: w.Complete,
-			Fetched:  w.Fetched,
+			Partners: w.Partners, Fetched: w.Fetched,
 			Upstream: swarm.Upstream(w.Upstream), Sequential: w.Sequential, Stalled: w.Stalled, Waiting: w.Waiting, Leaving: w.Leaving,
 		},
 	}
 	if q.announce.Have, err = swarm.FromBytes(w.Have); err != nil {
 		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	if q.announce.Reading, err = w.Reading.decode(); err != nil {
+		return nil, err
 	}
 	for _, text := range w.Avoid {
 		id, err := peer.Decode(text)
@@ -128,6 +133,7 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 func (a *Answer) encode(now time.Time) ([]byte, error) {
 	w := wireResponse{
 		Size: a.Size, NoSource: a.NoSource, Open: a.Open, Wait: a.Wait, AgainMS: a.Again.Milliseconds(), Tag: encodeTag(a.Value, now),
+		Leases: encodeLeases(a.Leases),
 	}
 	for _, m := range a.Members {
 		w.Members = append(w.Members, encodeMember(m))
@@ -137,9 +143,6 @@ func (a *Answer) encode(now time.Time) ([]byte, error) {
 	}
 	for _, n := range a.Neighbours {
 		w.Neighbours = append(w.Neighbours, string(n.Member))
-	}
-	for _, l := range a.Leases {
-		w.Leases = append(w.Leases, wireLease{Start: l.Start, End: l.End, From: string(l.From)})
 	}
 	return json.Marshal(w)
 }
@@ -191,15 +194,13 @@ func (a *Answer) decodeLists(w *wireResponse) error {
 			a.Neighbours = append(a.Neighbours, swarm.Neighbour{Member: swarm.ID(id), Zone: m.Zone})
 		}
 	}
-	for _, l := range w.Leases {
-		if l.Start < 0 || l.End >= 0 && l.End <= l.Start && (l.Start != 0 || l.End != 0) {
-			return fmt.Errorf("%w: lease of [%d, %d)", errMalformed, l.Start, l.End)
-		}
-		if _, ok := a.Members[swarm.ID(l.From)]; ok || l.From == "" {
-			a.Leases = append(a.Leases, swarm.Lease{Start: l.Start, End: l.End, From: swarm.ID(l.From)})
+	leases, err := w.Leases.decode()
+	for _, l := range leases {
+		if _, ok := a.Members[l.From]; ok || l.From == "" {
+			a.Leases = append(a.Leases, l)
 		}
 	}
-	return nil
+	return err
 }
 
 func (r *referral) encode() ([]byte, error) {

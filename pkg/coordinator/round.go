@@ -168,6 +168,7 @@ func (c *Client) follow(ctx context.Context, q question, to discovery.Member, ar
 				result = "self"
 			}
 			c.metrics.announces.WithLabelValues(result).Inc()
+			answer.By = ID(to.ID)
 			return answer, nil
 		}
 		c.metrics.redirects.Inc()

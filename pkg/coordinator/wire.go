@@ -24,6 +24,7 @@ const (
 	maxAvoid     = 8
 	maxNamed     = 64
 	maxLeases    = 4096
+	maxReading   = 16
 	maxMediaType = 256
 	// maxWait bounds how long an announce may wait for something to do. It is well below what HTTP clients and
 	// connection trackers take for a dead connection.
@@ -78,6 +79,8 @@ type (
 		Size       int64      `json:"size"`
 		Have       []byte     `json:"have,omitempty"`
 		Complete   bool       `json:"complete,omitempty"`
+		Reading    wireLeases `json:"reading,omitempty"`
+		Partners   int        `json:"partners,omitempty"`
 		Fetched    int64      `json:"fetched,omitempty"`
 		Upstream   uint8      `json:"upstream,omitempty"`
 		Sequential bool       `json:"sequential,omitempty"`
@@ -92,6 +95,7 @@ type (
 		End   int64  `json:"end"`
 		From  string `json:"from,omitempty"`
 	}
+	wireLeases   []wireLease
 	wireResponse struct {
 		// Closer answers with 421: ask these instead. Nothing else is set then.
 		Closer     []wireMember `json:"closer,omitempty"`
@@ -99,7 +103,7 @@ type (
 		Members    []wireMember `json:"members,omitempty"` // All that are named below.
 		Holders    []string     `json:"holders,omitempty"`
 		Neighbours []string     `json:"neighbours,omitempty"`
-		Leases     []wireLease  `json:"leases,omitempty"`
+		Leases     wireLeases   `json:"leases,omitempty"`
 		NoSource   bool         `json:"noSource,omitempty"`
 		Open       bool         `json:"open,omitempty"`
 		Wait       bool         `json:"wait,omitempty"`
@@ -137,6 +141,23 @@ func (w wireMember) decode() (discovery.Member, error) {
 		return discovery.Member{}, fmt.Errorf("%w: member %s without an address", errMalformed, id)
 	}
 	return m, nil
+}
+
+func encodeLeases(leases []swarm.Lease) (out wireLeases) {
+	for _, l := range leases {
+		out = append(out, wireLease{Start: l.Start, End: l.End, From: string(l.From)})
+	}
+	return out
+}
+
+func (w wireLeases) decode() (out []swarm.Lease, err error) {
+	for _, l := range w {
+		if l.Start < 0 || l.End >= 0 && l.End <= l.Start && (l.Start != 0 || l.End != 0) {
+			return nil, fmt.Errorf("%w: lease of [%d, %d)", errMalformed, l.Start, l.End)
+		}
+		out = append(out, swarm.Lease{Start: l.Start, End: l.End, From: swarm.ID(l.From)})
+	}
+	return out, nil
 }
 
 func encodeTag(v *TagValue, now time.Time) *wireTag {

@@ -36,7 +36,7 @@ func TestQuestionTravels(t *testing.T) {
 	for _, q := range []*question{
 		{key: dgst, announce: swarm.Announce{Size: -1}},
 		{key: dgst, final: true, wait: time.Second, renew: time.Minute, avoid: []peer.ID{member("x").ID, member("y").ID},
-			announce: swarm.Announce{Size: 1 << 40, Have: have, Fetched: 12, Upstream: swarm.Busy, Sequential: true, Stalled: true}},
+			announce: swarm.Announce{Size: 1 << 40, Have: have, Reading: []swarm.Lease{{Start: 7, End: -1}, {End: 9, From: "h"}}, Partners: 3, Fetched: 12, Upstream: swarm.Busy, Sequential: true, Stalled: true}},
 		{key: dgst, announce: swarm.Announce{Size: 0, Complete: true}},
 		{key: dgst, announce: swarm.Announce{Leaving: true, Upstream: swarm.Never}},
 		{key: "docker.io/library/nginx:1.27", announce: swarm.Announce{Size: 1}, value: value, within: 3 * time.Second},
@@ -74,6 +74,9 @@ func TestQuestionsRefused(t *testing.T) {
 		`{"key":"` + dgst + `",` + from + `,"waitMs":-1}`,
 		`{"key":"` + dgst + `",` + from + `,"upstream":9}`,
 		`{"key":"` + dgst + `",` + from + `,"fetched":-1}`,
+		`{"key":"` + dgst + `",` + from + `,"partners":-1}`,
+		`{"key":"` + dgst + `",` + from + `,"reading":[{"start":2,"end":1}]}`,
+		`{"key":"` + dgst + `",` + from + `,"reading":[` + strings.Repeat(`{"start":1,"end":2},`, 16) + `{"start":1,"end":2}]}`,
 		`{"key":"` + dgst + `",` + from + `,"size":"1"}`,
 		`{"key":"` + dgst + `",` + from + `,"have":"%"}`,
 		`{"key":"` + dgst + `",` + from + `,"avoid":["you"]}`,

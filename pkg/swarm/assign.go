@@ -12,13 +12,13 @@ const fanOut = 8
 // assign gives what a member is to do.
 func (b *blob) assign(now time.Time, m *member, known []Neighbour) Assignment {
 	answer := Assignment{Size: b.size, Again: announceEvery}
-	holders := b.holders(now, m, known)
+	holders, learning := b.holders(now, m, known), b.learning(now)
 	switch {
 	case m.complete:
 	case b.small():
 		b.assignSmall(now, m, holders, &answer)
 	default:
-		if !m.waiting {
+		if !m.waiting && !learning {
 			b.grant(now, m, holders)
 		}
 		first, _ := b.free(0)
@@ -41,14 +41,14 @@ func (b *blob) assign(now time.Time, m *member, known []Neighbour) Assignment {
 		switch {
 		case young && b.alone(m):
 			answer.Again = announceAlone
-		case young, b.alone(m), len(answer.Neighbours) < splitBelow && len(b.order)-len(b.complete) > len(answer.Neighbours)+1:
+		case learning, young, b.alone(m), len(answer.Neighbours) < splitBelow && len(b.order)-len(b.complete) > len(answer.Neighbours)+1:
 			answer.Again = announceSoon
 		}
 	}
 	answer.Leases = b.leasesOf(m)
 	if len(answer.Leases) == 0 && len(answer.Holders) == 0 && !m.complete {
-		answer.NoSource = len(holders) == 0 && b.hopeless(m)
-		answer.Wait = !answer.NoSource && len(answer.Neighbours) == 0
+		answer.NoSource = len(holders) == 0 && b.hopeless(m) && !learning
+		answer.Wait = !answer.NoSource && len(answer.Neighbours) == 0 && !learning
 	}
 	m.again = answer.Again
 	return answer

@@ -15,6 +15,10 @@ const (
 	// what it got meanwhile need not be fetched again if it is known.
 	announceAlone = 100 * time.Millisecond
 	maxHolders    = 16
+	// learnAll is after how long every member has announced itself to a tracker that took over, and learnSome after how
+	// long those have who have just read something: among many, they and some others know of nearly all pieces.
+	learnAll  = announceEvery + announceSoon
+	learnSome = announceSoon
 )
 
 // blob is what the tracker knows of one blob.
@@ -23,8 +27,11 @@ type blob struct {
 	// clock numbers changes over all blobs, so that a blob that was forgotten and came back never repeats a version.
 	clock   *uint64
 	version uint64
+	began   time.Time
 	seen    time.Time
 	swept   time.Time
+	// partners is the most that a member already exchanged pieces with when it was new here.
+	partners int
 
 	size    int64 // Negative while unknown: then it is treated as one piece.
 	layout  Layout
@@ -82,8 +89,8 @@ type member struct {
 	links   []*member
 }
 
-func newBlob(cfg *TrackerConfig, clock *uint64) *blob {
-	b := &blob{cfg: cfg, clock: clock, size: -1, members: make(map[ID]*member), width: cfg.UpstreamLeases,
+func newBlob(now time.Time, cfg *TrackerConfig, clock *uint64) *blob {
+	b := &blob{cfg: cfg, clock: clock, began: now, size: -1, members: make(map[ID]*member), width: cfg.UpstreamLeases,
 		sources: make(map[ID]*source)}
 	b.change()
 	b.cut(Layout{})
@@ -191,6 +198,16 @@ func (b *blob) release(m *member) {
 		m.grant = ""
 		b.change()
 	}
+}
+
+// learning tells whether this tracker has just taken over from another one, so that what it takes for free may well be
+// somewhere, or on its way. Once everybody has announced itself it knows, but for one, who may be the dead coordinator.
+// Where there are more than a member has partners, only time can tell.
+func (b *blob) learning(now time.Time) bool {
+	if b.partners >= degree {
+		return now.Sub(b.began) < learnSome
+	}
+	return len(b.order) < b.partners && now.Sub(b.began) < learnAll
 }
 
 // update takes an announcement in.

@@ -100,6 +100,16 @@ func NewDownload(cfg DownloadConfig) *Download {
 // Have gives the pieces that are here. The caller must not change them, and clones them to keep them.
 func (d *Download) Have() Pieces { return d.have }
 
+// Partners counts the members that we exchange pieces with and that lack some as well.
+func (d *Download) Partners() (n int) {
+	for _, p := range d.order {
+		if p.linked && p.has.count < d.n {
+			n++
+		}
+	}
+	return n
+}
+
 // Complete tells whether all are.
 func (d *Download) Complete() bool { return d.have.count == d.n }
 

@@ -76,6 +76,32 @@ func (b *blob) dropWhere(m *member, drop func(*lease) bool) {
 	}
 }
 
+// adopt takes over what a member reads that another tracker has leased to it, as far as nobody else has it.
+func (b *blob) adopt(now time.Time, m *member, reading []Lease) {
+	for _, r := range reading[:min(len(reading), leaseDepth)] {
+		first, last := 0, len(b.copies)
+		switch whole := b.size < 0 || b.sequential && r.From == ""; {
+		case m.complete, r.From == "" && (!b.mayGoUpstream(now, m) || b.upstreamActive() >= 2*b.width), whole && !b.idle():
+			continue
+		case !whole:
+			first, last = b.layout.At(r.Start), b.layout.Pieces()
+			if r.End >= 0 {
+				last = b.layout.At(r.End-1) + 1
+			}
+		}
+		for first < last && (b.copies[first] > 0 || b.leased[first] > 0) {
+			first++
+		}
+		end := first
+		for end < last && b.leased[end] == 0 {
+			end++
+		}
+		if first < end {
+			b.lend(now, m, &lease{from: r.From, first: first, last: end})
+		}
+	}
+}
+
 // done tells whether nothing of a lease is left to fetch.
 func (b *blob) done(l *lease) bool {
 	for p := l.first; p < l.last; p++ {

@@ -112,6 +112,17 @@ func neighbours(text string) (out []Neighbour) {
 	return out
 }
 
+// leases reads 0-8,12-16@holder.
+func leases(text string) (out []Lease) {
+	for part := range strings.SplitSeq(text, ",") {
+		if from, to, ok := strings.Cut(part, "-"); ok {
+			to, source, _ := strings.Cut(to, "@")
+			out = append(out, Lease{Start: megabytes(from), End: megabytes(to), From: ID(source)})
+		}
+	}
+	return out
+}
+
 type trackerScript struct{ *Tracker }
 
 func (s *trackerScript) play(now time.Time, words []string) []string {
@@ -139,6 +150,8 @@ func (s *trackerScript) play(now time.Time, words []string) []string {
 	_, a.Leaving = o["leaving"]
 	_, a.Sequential = o["sequential"]
 	a.Fetched = max(0, megabytes(o["fetched"]))
+	a.Reading = leases(o["reading"])
+	a.Partners, _ = strconv.Atoi(o["partners"])
 	a.Upstream = map[string]Upstream{"busy": Busy, "failing": Failing, "refused": Refused, "never": Never}[o["upstream"]]
 	got := s.Announce(now, "blob", a, neighbours(o["holders"]))
 	var out []string
@@ -193,13 +206,8 @@ func (s *downloadScript) play(now time.Time, words []string) []string {
 	case "new":
 		s.d = NewDownload(DownloadConfig{Self: who.Member, Zone: who.Zone, Layout: NewLayout(megabytes(o["size"])), Rand: rand.New(rand.NewPCG(2, 2))})
 	case "assigned":
-		a := Assignment{Size: s.d.cfg.Layout.Size, Neighbours: neighbours(o["neighbours"]), Holders: ids(neighbours(o["holders"]))}
-		for text := range strings.SplitSeq(o["leases"], ",") {
-			if from, to, ok := strings.Cut(text, "-"); ok {
-				to, source, _ := strings.Cut(to, "@")
-				a.Leases = append(a.Leases, Lease{Start: megabytes(from), End: megabytes(to), From: ID(source)})
-			}
-		}
+		a := Assignment{Size: s.d.cfg.Layout.Size, Neighbours: neighbours(o["neighbours"]), Holders: ids(neighbours(o["holders"])),
+			Leases: leases(o["leases"])}
 		actions = s.d.Assigned(now, a)
 	case "connected":
 		actions = s.d.Connected(now, who.Member)

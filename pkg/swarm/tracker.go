@@ -23,7 +23,7 @@ type TrackerConfig struct {
 }
 
 // Tracker is what a coordinator keeps of all blobs that it coordinates. It is only memory: one that starts afresh knows
-// within a second, from the next announcements, what the last one knew. It is not safe for concurrent use.
+// within a second, from the next announcements, what the last one knew, and who reads what goes on with it. It is not safe for concurrent use.
 type Tracker struct {
 	cfg     TrackerConfig
 	blobs   map[string]*blob
@@ -57,7 +57,7 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 			return Assignment{Size: a.Size, Again: announceEvery}
 		}
 		t.makeRoom()
-		b = newBlob(&t.cfg, &t.version)
+		b = newBlob(now, &t.cfg, &t.version)
 		t.blobs[name] = b
 	}
 	b.seen = now
@@ -66,12 +66,12 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 		b.remove(now, b.members[a.Member])
 		return Assignment{Size: b.size, Again: announceEvery}
 	}
-	m := b.members[a.Member]
+	m, known := b.members[a.Member]
 	if b.size >= 0 && a.Size >= 0 && a.Size != b.size {
 		b.remove(now, m) // Its pieces are others. Who is wrong about the size shows when it is done.
 		return Assignment{Size: b.size, NoSource: true, Again: announceEvery}
 	}
-	if m == nil {
+	if !known {
 		if len(b.order) >= t.cfg.Members {
 			given := holders[:min(len(holders), maxHolders)]
 			return Assignment{Size: b.size, Holders: ids(given), NoSource: len(given) == 0, Again: announceEvery}
@@ -79,6 +79,10 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 		m = b.add(now, a)
 	}
 	b.update(now, m, a)
+	if !known {
+		b.partners = max(b.partners, a.Partners)
+		b.adopt(now, m, a.Reading)
+	}
 	return b.assign(now, m, holders)
 }
 

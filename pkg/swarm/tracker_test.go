@@ -39,8 +39,13 @@ func TestTrackerAgainstModel(t *testing.T) {
 			if r.IntN(9) == 0 {
 				a.Size = -1
 			}
+			a.Partners = r.IntN(3)
+			for range r.IntN(9) - 5 {
+				start := r.Int64N(size)
+				a.Reading = append(a.Reading, Lease{Start: start, End: start + r.Int64N(size), From: []ID{"", "h1"}[r.IntN(2)]})
+			}
 			var before []uint16
-			if b := tr.blobs["b"]; b != nil {
+			if b := tr.blobs["b"]; b != nil && len(a.Reading) == 0 { // Else it may go on with what others have a part of.
 				before = slices.Clone(b.leased)
 			}
 			answer := tr.Announce(now, "b", a, holders)

@@ -79,6 +79,9 @@ func (p *party) lost(now time.Time, n *neighbour, err error) {
 	p.log.V(1).Info("neighbour lost", "peer", string(n.id), "address", n.member.PeerAPI, "reason", err.Error())
 	p.disconnect(n.id)
 	p.do(now, p.download.Lost(now, n.id))
+	if last := p.announce.last; last != nil && last.By == n.id {
+		p.report(now) // Who takes over knows the sooner what is read by whom.
+	}
 }
 
 // heardOf takes what a neighbour says that it has.

@@ -19,6 +19,8 @@ const (
 	// polling is after how long an announce of who has nothing to do is taken for one that the coordinator keeps open
 	// until it has news: then it is made again when there is something to tell.
 	polling = 300 * time.Millisecond
+	// mostReading is how many of the ranges that are being read a coordinator is told of. They are two, but for a moment.
+	mostReading = 8
 	// recovers is for how long a failure of upstream counts that may pass.
 	recovers = 5 * time.Second
 )
@@ -31,8 +33,6 @@ type announcing struct {
 	again   bool               // There was more to tell meanwhile.
 	stalled bool
 	last    *coordinator.Answer
-	// informed is when an answer last came from a coordinator that knew the others.
-	informed time.Time
 }
 
 func (a *announcing) running() bool { return a.cancel != nil }
@@ -76,6 +76,14 @@ func (p *party) statement(now time.Time) swarm.Announce {
 	a := swarm.Announce{
 		Member: p.x.cfg.Self, Zone: p.x.cfg.Zone, Size: p.size, Upstream: p.upstream.now(now, p.task.Sources()),
 		Sequential: p.upstream.sequential, Stalled: p.announce.stalled, Waiting: p.turn.waiting, Fetched: p.fetched.Load(),
+	}
+	for _, l := range p.leases[:min(len(p.leases), mostReading)] {
+		if r := l.reading(); r.end < 0 || r.start < r.end {
+			a.Reading = append(a.Reading, swarm.Lease{Start: r.start, End: r.end, From: r.from})
+		}
+	}
+	if p.download != nil {
+		a.Partners = p.download.Partners()
 	}
 	for piece := 0; p.size >= 0 && piece < p.layout.Pieces(); piece++ {
 		if start, end := p.layout.Span(piece); p.task.Has(start, end) {
@@ -121,10 +129,6 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 	if p.size < 0 && answer.Size >= 0 {
 		p.sized(now, answer.Size)
 	}
-	if p.beginner(now, answer) {
-		a.due = a.began.Add(announceEvery / 4)
-		return
-	}
 	p.opened(now, &answer)
 	if p.download == nil {
 		p.engage(now) // Before the leases, so that their bytes are hashed as they come.
@@ -141,31 +145,6 @@ func (p *party) leasesOf(answer *coordinator.Answer) []swarm.Lease {
 		return answer.Leases
 	}
 	return []swarm.Lease{{End: p.size, From: answer.Holders[0]}}
-}
-
-// learns is for how long a coordinator may know less than we do.
-const learns = 1500 * time.Millisecond
-
-// beginner tells whether an answer comes from a coordinator that has just begun to coordinate the blob: it names less
-// than half of those that we exchange pieces with. It does not know yet either what they are fetching, so what it says
-// would have us fetch it as well. It hears of them within moments; until then all go on with what they are at.
-func (p *party) beginner(now time.Time, answer coordinator.Answer) bool {
-	known := 0
-	for _, n := range answer.Neighbours {
-		if p.neighbours[n.Member] != nil {
-			known++
-		}
-	}
-	for _, id := range answer.Holders { // They were neighbours, and are complete now.
-		if p.neighbours[id] != nil {
-			known++
-		}
-	}
-	if a := &p.announce; 2*known >= len(p.neighbours) || now.Sub(a.informed) >= learns {
-		a.informed = now
-		return false
-	}
-	return true
 }
 
 // noSource ends the flight if it has tried all there is itself; else it tries by itself.
