@@ -27,10 +27,10 @@ type Upstream struct {
 	tokens  *registrytest.Switch // Nil without a token server.
 }
 
-// evenOut has all connections queue packets of the same size. The link is shaped where the registry sends, and there
+// evenOut has all connections queue packets of about the same size. The link is shaped where the registry sends. There
 // Linux lets a connection queue two packets at a time, whose size follows its pace (TCP small queues). So one that came
-// while the link was free sent 22 segments to the others' two and kept three quarters of the link for good, where losses
-// in a router would have evened that out. Kernels without the setting stay as they are.
+// while the link was free sent 22 segments to the others' two, and kept three quarters of the link for good, where
+// losses in a router would have evened that out. Kernels without the setting stay as they are.
 const evenOut = "f=/proc/sys/net/ipv4/tcp_min_tso_segs; [ ! -e $f ] || echo 8 >$f"
 
 func newUpstream(ctx context.Context, n *network, link Link, cfg registrytest.Config) (*Upstream, error) {

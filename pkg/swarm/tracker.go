@@ -23,7 +23,8 @@ type TrackerConfig struct {
 }
 
 // Tracker is what a coordinator keeps of all blobs that it coordinates. It is only memory: one that starts afresh knows
-// within a second, from the next announcements, what the last one knew, and who reads what goes on with it. It is not safe for concurrent use.
+// within a second, from the next announcements, what the last one knew, and leaves to members what they are reading. It
+// is not safe for concurrent use.
 type Tracker struct {
 	cfg     TrackerConfig
 	blobs   map[string]*blob

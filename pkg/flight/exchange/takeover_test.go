@@ -45,8 +45,8 @@ type readerFunc func(p []byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// TestCoordinatorLost has the coordinator, which is a neighbour too, go away: who takes over hears at once what is being
-// read, and not when the next announce would be due.
+// TestCoordinatorLost has the coordinator, which is a neighbour too, go away: who takes over hears at once what is
+// being read, and not when the next announce would be due.
 func TestCoordinatorLost(t *testing.T) {
 	const part = 3 << 20
 	body := bytes.Repeat([]byte("body"), 9<<18)
