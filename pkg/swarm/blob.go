@@ -15,8 +15,8 @@ const (
 	// what it got meanwhile need not be fetched again if it is known.
 	announceAlone = 100 * time.Millisecond
 	maxHolders    = 16
-	// learnAll is after how long every member has announced itself to a tracker that took over, and learnSome after how
-	// long those have who have just read something: among many, they and some others know of nearly all pieces.
+	// learnAll is after how long every member has announced itself to its tracker, and learnSome after how long those have
+	// who have just read something: among many, they and some others know of nearly all pieces.
 	learnAll  = announceEvery + announceSoon
 	learnSome = announceSoon
 )
@@ -27,10 +27,11 @@ type blob struct {
 	// clock numbers changes over all blobs, so that a blob that was forgotten and came back never repeats a version.
 	clock   *uint64
 	version uint64
-	began   time.Time
 	seen    time.Time
 	swept   time.Time
-	// partners is the most that a member already exchanged pieces with when it was new here.
+	// unknown is when it last turned out that there are members that the tracker does not know, and partners how many
+	// there are at least.
+	unknown  time.Time
 	partners int
 
 	size    int64 // Negative while unknown: then it is treated as one piece.
@@ -89,8 +90,8 @@ type member struct {
 	links   []*member
 }
 
-func newBlob(now time.Time, cfg *TrackerConfig, clock *uint64) *blob {
-	b := &blob{cfg: cfg, clock: clock, began: now, size: -1, members: make(map[ID]*member), width: cfg.UpstreamLeases,
+func newBlob(cfg *TrackerConfig, clock *uint64) *blob {
+	b := &blob{cfg: cfg, clock: clock, size: -1, members: make(map[ID]*member), width: cfg.UpstreamLeases,
 		sources: make(map[ID]*source)}
 	b.change()
 	b.cut(Layout{})
@@ -200,14 +201,26 @@ func (b *blob) release(m *member) {
 	}
 }
 
-// learning tells whether this tracker has just taken over from another one, so that what it takes for free may well be
-// somewhere, or on its way. Once everybody has announced itself it knows, but for one, who may be the dead coordinator.
-// Where there are more than a member has partners, only time can tell.
+// meets takes in what a member says that another tracker may have told what to do, for it is new here, or was silent for
+// longer than members are. That there are unknown ones holds up everybody, so it counts half of the time at most.
+func (b *blob) meets(now time.Time, m *member, a Announce) {
+	if a.Partners > len(b.order) {
+		if now.Sub(b.unknown) > 2*learnAll {
+			b.unknown, b.partners = now, 0
+		}
+		b.partners = max(b.partners, a.Partners)
+	}
+	b.adopt(now, m, a.Reading)
+}
+
+// learning tells whether this tracker has just taken over from another one, or stands in for it, so that what it takes for
+// free may well be somewhere, or on its way. Once everybody has announced itself it knows, but for one, who may be the
+// dead coordinator. Where there are more than a member has partners, only time can tell.
 func (b *blob) learning(now time.Time) bool {
 	if b.partners >= degree {
-		return now.Sub(b.began) < learnSome
+		return now.Sub(b.unknown) < learnSome
 	}
-	return len(b.order) < b.partners && now.Sub(b.began) < learnAll
+	return len(b.order) < b.partners && now.Sub(b.unknown) < learnAll
 }
 
 // update takes an announcement in.

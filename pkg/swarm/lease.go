@@ -96,7 +96,7 @@ func (b *blob) adopt(now time.Time, m *member, reading []Lease) {
 		for end < last && b.leased[end] == 0 {
 			end++
 		}
-		if first < end {
+		if first < end && len(m.leases) < leaseDepth {
 			b.lend(now, m, &lease{from: r.From, first: first, last: end})
 		}
 	}

@@ -58,7 +58,7 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 			return Assignment{Size: a.Size, Again: announceEvery}
 		}
 		t.makeRoom()
-		b = newBlob(now, &t.cfg, &t.version)
+		b = newBlob(&t.cfg, &t.version)
 		t.blobs[name] = b
 	}
 	b.seen = now
@@ -67,12 +67,13 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 		b.remove(now, b.members[a.Member])
 		return Assignment{Size: b.size, Again: announceEvery}
 	}
-	m, known := b.members[a.Member]
+	m := b.members[a.Member]
+	met := m != nil && now.Sub(m.seen) <= learnAll
 	if b.size >= 0 && a.Size >= 0 && a.Size != b.size {
 		b.remove(now, m) // Its pieces are others. Who is wrong about the size shows when it is done.
 		return Assignment{Size: b.size, NoSource: true, Again: announceEvery}
 	}
-	if !known {
+	if m == nil {
 		if len(b.order) >= t.cfg.Members {
 			given := holders[:min(len(holders), maxHolders)]
 			return Assignment{Size: b.size, Holders: ids(given), NoSource: len(given) == 0, Again: announceEvery}
@@ -80,9 +81,8 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 		m = b.add(now, a)
 	}
 	b.update(now, m, a)
-	if !known {
-		b.partners = max(b.partners, a.Partners)
-		b.adopt(now, m, a.Reading)
+	if !met {
+		b.meets(now, m, a)
 	}
 	return b.assign(now, m, holders)
 }
