@@ -201,16 +201,16 @@ func (b *blob) release(m *member) {
 	}
 }
 
-// meets takes in what a member says that another tracker may have told what to do, for it is new here, or was silent for
-// longer than members are. That there are unknown ones holds up everybody, so it counts half of the time at most.
-func (b *blob) meets(now time.Time, m *member, a Announce) {
-	if a.Partners > len(b.order) {
-		if now.Sub(b.unknown) > 2*learnAll {
-			b.unknown, b.partners = now, 0
-		}
-		b.partners = max(b.partners, a.Partners)
+// count takes in how many others a member knows. That there are unknown ones holds up everybody, so it counts half of
+// the time at most.
+func (b *blob) count(now time.Time, partners int) {
+	if partners <= len(b.order) {
+		return
 	}
-	b.adopt(now, m, a.Reading)
+	if now.Sub(b.unknown) > 2*learnAll {
+		b.unknown, b.partners = now, 0
+	}
+	b.partners = max(b.partners, partners)
 }
 
 // learning tells whether this tracker has just taken over from another one, or stands in for it, so that what it takes for
@@ -241,6 +241,7 @@ func (b *blob) update(now time.Time, m *member, a Announce) {
 		b.setComplete(m, a.Complete)
 	}
 	b.judge(now, m, a)
+	b.count(now, a.Partners)
 	m.leases = slices.DeleteFunc(m.leases, func(l *lease) bool {
 		done := b.size >= 0 && (m.complete || b.done(l))
 		if done {

@@ -44,7 +44,7 @@ type Announce struct {
 	// yet, because it has just taken over, takes the leases over too.
 	Reading []Lease
 	// Partners is how many members it exchanges pieces with that have not got all of them either. A tracker that knows
-	// far fewer has just taken over, and gives nothing new before it has heard what the others have and read.
+	// far fewer has just taken over, or stands in, and gives nothing new before it has heard what the others have and read.
 	Partners int
 	// Fetched counts the bytes that have come from leases so far, so that progress shows within a large piece too. It
 	// may be left zero; then only whole pieces count as progress.
