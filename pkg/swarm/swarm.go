@@ -40,11 +40,11 @@ type Announce struct {
 	Have Pieces
 	// Complete says that it holds all of them, verified against the blob's digest. Have is not looked at then.
 	Complete bool
-	// Reading is what it reads at the moment, of the leases that it was given. A tracker that does not know the member
-	// yet, because it has just taken over, takes the leases over too.
+	// Reading is what it reads at the moment, of the leases that it was given. A tracker that has not given them to it,
+	// because it has just taken over, takes them over too.
 	Reading []Lease
 	// Partners is how many members it exchanges pieces with that have not got all of them either. A tracker that knows
-	// far fewer has just taken over, or stands in, and gives nothing new before it has heard what the others have and read.
+	// fewer has just taken over, or stands in, and gives nothing new before it has heard what the others have and read.
 	Partners int
 	// Fetched counts the bytes that have come from leases so far, so that progress shows within a large piece too. It
 	// may be left zero; then only whole pieces count as progress.

@@ -68,7 +68,7 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 		return Assignment{Size: b.size, Again: announceEvery}
 	}
 	m := b.members[a.Member]
-	led := m == nil || now.Sub(m.seen) > learnAll // By another tracker.
+	away := m == nil || now.Sub(m.seen) > learnAll // With another tracker, if any.
 	if b.size >= 0 && a.Size >= 0 && a.Size != b.size {
 		b.remove(now, m) // Its pieces are others. Who is wrong about the size shows when it is done.
 		return Assignment{Size: b.size, NoSource: true, Again: announceEvery}
@@ -81,7 +81,7 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 		m = b.add(now, a)
 	}
 	b.update(now, m, a)
-	if led {
+	if away || b.learning(now) {
 		b.adopt(now, m, a.Reading)
 	}
 	return b.assign(now, m, holders)
