@@ -76,9 +76,15 @@ func (b *blob) dropWhere(m *member, drop func(*lease) bool) {
 	}
 }
 
-// adopt takes over what a member reads that another tracker has leased to it, as far as nobody else has it.
-func (b *blob) adopt(now time.Time, m *member, reading []Lease) {
+// adopt takes over what a member reads that another tracker has leased to it, as far as nobody else has it. It can't
+// where the holder is not known here, because who is named in an answer has to be reached.
+func (b *blob) adopt(now time.Time, m *member, reading []Lease, known []Neighbour) {
 	for _, r := range reading[:min(len(reading), leaseDepth)] {
+		holder := b.members[r.From]
+		if r.From != "" && (holder == nil || !holder.complete) &&
+			!slices.ContainsFunc(known, func(n Neighbour) bool { return n.Member == r.From }) {
+			continue
+		}
 		first, last := 0, len(b.copies)
 		switch whole := b.size < 0 || b.sequential && r.From == ""; {
 		case m.complete, r.From == "" && (!b.mayGoUpstream(now, m) || b.upstreamActive() >= 2*b.width), whole && !b.idle():

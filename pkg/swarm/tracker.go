@@ -82,7 +82,7 @@ func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Nei
 	}
 	b.update(now, m, a)
 	if away || b.learning(now) {
-		b.adopt(now, m, a.Reading)
+		b.adopt(now, m, a.Reading, holders)
 	}
 	return b.assign(now, m, holders)
 }
