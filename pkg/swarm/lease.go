@@ -80,6 +80,9 @@ func (b *blob) dropWhere(m *member, drop func(*lease) bool) {
 // where the holder is not known here, because who is named in an answer has to be reached.
 func (b *blob) adopt(now time.Time, m *member, reading []Lease, known []Neighbour) {
 	for _, r := range reading[:min(len(reading), leaseDepth)] {
+		if m.complete || len(m.leases) >= leaseDepth {
+			return
+		}
 		holder := b.members[r.From]
 		if r.From != "" && (holder == nil || !holder.complete) &&
 			!slices.ContainsFunc(known, func(n Neighbour) bool { return n.Member == r.From }) {
@@ -87,7 +90,7 @@ func (b *blob) adopt(now time.Time, m *member, reading []Lease, known []Neighbou
 		}
 		first, last := 0, len(b.copies)
 		switch whole := b.size < 0 || b.sequential && r.From == ""; {
-		case m.complete, r.From == "" && (!b.mayGoUpstream(now, m) || b.upstreamActive() >= 2*b.width), whole && !b.idle():
+		case r.From == "" && (!b.mayGoUpstream(now, m) || b.upstreamActive() >= 2*b.width), whole && !b.idle():
 			continue
 		case !whole:
 			first, last = b.layout.At(r.Start), b.layout.Pieces()
@@ -95,14 +98,12 @@ func (b *blob) adopt(now time.Time, m *member, reading []Lease, known []Neighbou
 				last = b.layout.At(r.End-1) + 1
 			}
 		}
-		for first < last && (b.copies[first] > 0 || b.leased[first] > 0) {
-			first++
-		}
+		first, _ = b.free(first)
 		end := first
 		for end < last && b.leased[end] == 0 {
 			end++
 		}
-		if first < end && len(m.leases) < leaseDepth {
+		if first < end {
 			b.lend(now, m, &lease{from: r.From, first: first, last: end})
 		}
 	}

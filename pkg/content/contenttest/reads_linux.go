@@ -1,6 +1,7 @@
 package contenttest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,8 +36,8 @@ const (
 // bytes of an open file to its memory. What still comes out of that file went from the page cache to a socket inside
 // the kernel: by sendfile(2) or splice(2).
 //
-// It needs no privileges, but a kernel with seccomp. Call it in a child process that ends soon after: the descriptor's
-// number stays refused when it is another file's.
+// It needs no privileges, but a kernel with seccomp, and fails with errors.ErrUnsupported without. Call it in a child
+// process that ends soon after: the descriptor's number stays refused when it is another file's.
 func RefuseReads(fd uintptr) error {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
@@ -64,18 +65,28 @@ func RefuseReads(fd uintptr) error {
 		13: result(seccompAllow),
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl: %w", err)
+		return refusal("prctl", err)
 	}
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	failed, _, errno := unix.Syscall(unix.SYS_SECCOMP, seccompSetModeFilter, seccompTSync,
 		uintptr(unsafe.Pointer(&program)))
 	if errno != 0 {
-		return fmt.Errorf("seccomp: %w", errno)
+		return refusal("seccomp", errno)
 	}
 	if failed != 0 {
 		return fmt.Errorf("seccomp: thread %d can't take the filter", failed)
 	}
 	return nil
+}
+
+// refusal is why a system call failed, which may be that this kernel has none for us.
+func refusal(call string, err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+		return fmt.Errorf("%s: %w: %w", call, errors.ErrUnsupported, err)
+	default:
+		return fmt.Errorf("%s: %w", call, err)
+	}
 }
 
 // OpenFiles gives the descriptors that this process has open on a file.

@@ -51,13 +51,7 @@ func TestFollowedByStranger(t *testing.T) {
 		}
 		return answer, nil
 	}
-	creds, err := peer.NewCredentials([]peer.Key{peer.NewKey()}, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := peer.NewClient(peer.ClientConfig{Credentials: creds})
-	defer client.Close()
-	x := newExchange(t, func(c *Config) { c.Announcer, c.Peers = b, client })
+	x := newExchange(t, func(c *Config) { c.Announcer, c.Peers = b, newPeers(t) })
 	g := group(t, x)
 	body := make([]byte, 9<<20)
 	dgst := digest.FromBytes(body)

@@ -11,7 +11,6 @@ import (
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/flight"
-	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/opencontainers/go-digest"
 )
@@ -55,12 +54,6 @@ func TestCoordinatorLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer friend.Close()
-	creds, err := peer.NewCredentials([]peer.Key{peer.NewKey()}, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := peer.NewClient(peer.ClientConfig{Credentials: creds})
-	defer client.Close()
 	heard := make(chan swarm.Announce, 100)
 	o := &office{answer: func(a swarm.Announce) (coordinator.Answer, error) {
 		heard <- a
@@ -69,7 +62,7 @@ func TestCoordinatorLost(t *testing.T) {
 		}, Members: map[swarm.ID]discovery.Member{"friend": {PeerAPI: []string{friend.Addr().String()}}}}, nil
 	}}
 	x := newExchange(t, func(c *Config) {
-		c.Announcer, c.Peers = o, client
+		c.Announcer, c.Peers = o, newPeers(t)
 		c.Patience.Stalled, c.Patience.GiveUp = time.Minute, time.Minute
 	})
 	g := group(t, x)

@@ -56,6 +56,18 @@ func newExchange(t *testing.T, change func(*Config)) *Exchange {
 	return x
 }
 
+// newPeers gives what members are called with, in a cluster with a key of its own.
+func newPeers(t *testing.T) *peer.Client {
+	t.Helper()
+	creds, err := peer.NewCredentials([]peer.Key{peer.NewKey()}, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := peer.NewClient(peer.ClientConfig{Credentials: creds})
+	t.Cleanup(client.Close)
+	return client
+}
+
 // source is a trusted source of a body, with a name.
 type source struct {
 	body  []byte
