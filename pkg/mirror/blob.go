@@ -25,8 +25,9 @@ func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool
 }
 
 func (m *Mirror) blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
-	if a, err := m.open(ctx, ref.Digest); err == nil {
-		return a, nil
+	// Who is refused what is held does not get it while it arrives either.
+	if a, err := m.open(ctx, ref.Digest); err == nil || errors.Is(err, upstream.ErrDenied) {
+		return a, err
 	}
 	key := scoped(ctx, "blob "+ref.String())
 	if err := m.failed(key); err != nil {
