@@ -6,11 +6,13 @@
 package containerdtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -182,7 +184,28 @@ func (c *Containerd) Kill() {
 }
 
 // Pause freezes containerd: its socket accepts connections, and nothing answers. Resume ends that.
-func (c *Containerd) Pause() error { return c.signal(syscall.SIGSTOP) }
+func (c *Containerd) Pause() error {
+	if err := c.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	// Each thread stops when it next runs, and may answer somebody before.
+	for range 1000 {
+		if stopped(c.PID()) {
+			return nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return fmt.Errorf("containerd %s does not stop", c.cfg.Version)
+}
+
+// stopped tells whether all threads of a process are stopped by a signal (proc_pid_stat(5)).
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	return err == nil && len(threads) > 0 && !slices.ContainsFunc(threads, func(path string) bool {
+		stat, err := os.ReadFile(path)
+		return err == nil && !bytes.Contains(stat, []byte(") T "))
+	})
+}
 
 // Resume lets a paused containerd go on.
 func (c *Containerd) Resume() error { return c.signal(syscall.SIGCONT) }

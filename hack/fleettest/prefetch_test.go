@@ -15,9 +15,9 @@ func prefetched(t *testing.T, f *fleet.Fleet) {
 	push(t, f, "org/prefetched:v1", 4<<20, 100_000)
 	image := f.Upstream.Image("org/prefetched:v1")
 	cached := func(n *fleet.Node) int64 { return int64(metrics(t, n).Sum("kioo_cache_bytes")) }
-	before := map[string]int64{}
+	before, told := map[string]int64{}, map[string]int{}
 	for _, n := range f.Nodes {
-		before[n.Name] = cached(n)
+		before[n.Name], told[n.Name] = cached(n), announced(t, n)
 	}
 	f.Upstream.Forget()
 	ctx, cancel := context.WithTimeout(t.Context(), pullTime)
@@ -42,6 +42,13 @@ func prefetched(t *testing.T, f *fleet.Fleet) {
 		t.Error("prefetch of an image that nobody has ended well")
 	}
 
+	// The last bytes were there before they were on disk, and the others knew.
+	for _, n := range f.Nodes {
+		const keys = 6 // Tag, index, manifest, configuration and two layers.
+		if chosen[n.Name] {
+			waitAnnounced(t, n, told[n.Name]+keys)
+		}
+	}
 	f.Upstream.Forget()
 	for _, n := range f.Nodes {
 		peer, upstream := fetched(t, n, "peer"), fetched(t, n, "upstream")

@@ -190,7 +190,7 @@ func TestRetries(t *testing.T) {
 	q, stop := start(t, Config{
 		Path: filepath.Join(t.TempDir(), "events.db"),
 		Endpoints: []Endpoint{
-			{URL: bad.URL + "/?key=s3cret", Timeout: time.Second}, {URL: good.URL, Actions: []string{Delete}},
+			{URL: bad.URL + "/?key=s3cret"}, {URL: good.URL, Actions: []string{Delete}},
 		},
 		Log: funcr.New(func(_, line string) {
 			mu.Lock()

@@ -42,7 +42,7 @@ func rules(t *testing.T, loopback bool, hosts ...string) policy.Foreign {
 
 func open(t *testing.T, p policy.Foreign, data []byte, off, end int64, raw ...string) ([]byte, error) {
 	t.Helper()
-	c := New(Config{Policy: p, UserAgent: "kioo/test", FirstByte: time.Second, Progress: 200 * time.Millisecond})
+	c := New(Config{Policy: p, UserAgent: "kioo/test", FirstByte: 2 * time.Second, Progress: time.Second})
 	defer c.Close()
 	var urls []*url.URL
 	for _, r := range raw {

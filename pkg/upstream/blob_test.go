@@ -132,7 +132,9 @@ func TestBlobFaults(t *testing.T) {
 				tt.steps[min(n, len(tt.steps)-1)](w, r, data)
 			})
 			cfg := fast(at(s)...)
-			cfg.Timeouts.Progress = 100 * time.Millisecond
+			if strings.HasPrefix(name, "stalls") {
+				cfg.Timeouts.Progress = 500 * time.Millisecond
+			}
 			c := client(t, cfg)
 			got, b, err := readBlob(t, c, data, 0, -1)
 			if b == nil {

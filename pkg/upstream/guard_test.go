@@ -170,7 +170,8 @@ func TestBytesPerSecond(t *testing.T) {
 	if took := time.Since(began); err != nil || len(got) != len(data) || took < 400*time.Millisecond {
 		t.Errorf("%d bytes in %v, %v", len(got), took, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	cfg.Registries = func(reference.Repository) Registry { return Registry{Endpoints: at(s), BytesPerSecond: 1} }
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	b, err := client(t, cfg).Blob(ctx, repo, digest.FromBytes(data), 0, -1, Origin{})
 	if err != nil {

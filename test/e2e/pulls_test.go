@@ -10,8 +10,9 @@ import (
 // mib is a mebibyte.
 const mib = 1 << 20
 
-// upstreamCopies bounds how often upstream sends an image that all nodes pull at once.
-const upstreamCopies = 1.5
+// upstreamCopies bounds how often upstream sends an image that all three nodes pull at once. It is one; a node that
+// stands still for half a second has its lease given to another as well.
+const upstreamCopies = 2
 
 // awkward makes a registry directory with what operators leave in one, as root on a node.
 const awkward = `mkdir -p /etc/containerd/certs.d && cd /etc/containerd/certs.d
