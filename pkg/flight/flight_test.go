@@ -244,10 +244,12 @@ func TestMismatchIsWithheldAndForgotten(t *testing.T) {
 	body := randomBody(1 << 20)
 	wrong := bytes.Clone(body)
 	wrong[5] ^= 1
-	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, &origin{name: "liar", body: wrong})
+	gate := make(chan struct{}) // Until somebody is there to read it.
+	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, &origin{name: "liar", body: wrong, gate: gate})
 	if err != nil {
 		t.Fatal(err)
 	}
+	close(gate)
 	got, err := read(t.Context(), r, 0, r.Size())
 	if !errors.Is(err, flight.ErrMismatch) || len(got) >= len(body) {
 		t.Errorf("got %d bytes of %d and error %v", len(got), len(body), err)
@@ -341,7 +343,7 @@ func TestSources(t *testing.T) {
 func TestSlowReaderHoldsNobodyUp(t *testing.T) {
 	f := setup(t, nil)
 	body := randomBody(4 << 20)
-	src := &origin{name: "a", body: body}
+	src := &origin{name: "a", body: body, gate: make(chan struct{})}
 	slow, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
 	if err != nil {
 		t.Fatal(err)
@@ -358,6 +360,7 @@ func TestSlowReaderHoldsNobodyUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fast.Close()
+	close(src.gate) // Now that both are aboard.
 	if got, err := read(t.Context(), fast, 0, fast.Size()); err != nil || !bytes.Equal(got, body) {
 		t.Fatalf("fast reader: %d bytes, %v", len(got), err)
 	}

@@ -31,6 +31,13 @@ func sendHalf(w http.ResponseWriter, body []byte) {
 	_ = http.NewResponseController(w).Flush()
 }
 
+// sendSlowly sends a body so that its reader has begun before its end is there, which may be refused.
+func sendSlowly(w http.ResponseWriter, body []byte) {
+	sendHalf(w, body)
+	time.Sleep(500 * time.Millisecond)
+	_, _ = w.Write(body[half:])
+}
+
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -114,12 +121,11 @@ func TestFaults(t *testing.T) {
 			return true
 		}},
 		{name: "says too little", broken: true, fault: func(w http.ResponseWriter, _ *http.Request, n int64, body []byte) bool {
-			w.Header().Set("Content-Length", fmt.Sprint(len(body)-1000))
-			_, _ = w.Write(body[:len(body)-1000])
+			sendSlowly(w, body[:len(body)-1000])
 			return true
 		}},
-		{name: "wrong bytes", broken: true, fault: func(w http.ResponseWriter, r *http.Request, _ int64, _ []byte) bool {
-			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(wrong))
+		{name: "wrong bytes", broken: true, fault: func(w http.ResponseWriter, _ *http.Request, _ int64, _ []byte) bool {
+			sendSlowly(w, wrong)
 			return true
 		}},
 		{name: "404", refused: true, fault: func(w http.ResponseWriter, _ *http.Request, _ int64, _ []byte) bool { w.WriteHeader(404); return true }},
@@ -199,8 +205,7 @@ func TestMismatchIsNotRememberedForWholes(t *testing.T) {
 		}
 		wrong := bytes.Clone(body)
 		wrong[0] ^= 1
-		w.Header().Set("Content-Length", fmt.Sprint(len(wrong)))
-		_, _ = w.Write(wrong)
+		sendSlowly(w, wrong)
 		return true
 	})
 	expectBroken(t, s.get(t, path), len(body))
