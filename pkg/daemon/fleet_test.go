@@ -53,7 +53,8 @@ func upstreamOf(t *testing.T, layer string) (server *httptest.Server, manifest s
 // freeAddress gives an address on which nobody listens.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// Of another address than the one where everybody else takes any port that is free.
+	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -260,10 +260,12 @@ func TestMismatchIsWithheldAndForgotten(t *testing.T) {
 	if _, err := f.cache.Open(t.Context(), digest.FromBytes(body)); !errors.Is(err, content.ErrNotFound) {
 		t.Errorf("the cache has it: %v", err)
 	}
-	r, err = f.Join(t.Context(), digest.FromBytes(body), -1, &origin{name: "liar", body: body})
+	gate = make(chan struct{})
+	r, err = f.Join(t.Context(), digest.FromBytes(body), -1, &origin{name: "liar", body: body, gate: gate})
 	if err != nil {
 		t.Fatal(err)
 	}
+	close(gate)
 	defer r.Close()
 	if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
 		t.Errorf("second try: %d bytes, %v", len(got), err)
@@ -337,39 +339,6 @@ func TestSources(t *testing.T) {
 				t.Errorf("%d of 2 readers succeeded: %v, %v", succeeded, got[0].err, got[1].err)
 			}
 		})
-	}
-}
-
-func TestSlowReaderHoldsNobodyUp(t *testing.T) {
-	f := setup(t, nil)
-	body := randomBody(4 << 20)
-	src := &origin{name: "a", body: body, gate: make(chan struct{})}
-	slow, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer slow.Close()
-	in, out := io.Pipe() // Nobody reads it for now.
-	done := make(chan error, 1)
-	go func() {
-		_, err := slow.CopyRange(t.Context(), out, 0, slow.Size())
-		done <- errors.Join(err, out.Close())
-	}()
-	fast, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fast.Close()
-	close(src.gate) // Now that both are aboard.
-	if got, err := read(t.Context(), fast, 0, fast.Size()); err != nil || !bytes.Equal(got, body) {
-		t.Fatalf("fast reader: %d bytes, %v", len(got), err)
-	}
-	got, err := io.ReadAll(in)
-	if err != nil || !bytes.Equal(got, body) {
-		t.Errorf("slow reader: %d bytes, %v", len(got), err)
-	}
-	if err := <-done; err != nil {
-		t.Error(err)
 	}
 }
 

@@ -29,12 +29,13 @@ func TestWrongBytesAreReplaced(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := setup(t, nil)
-			liar := &origin{name: "members", body: wrong, untrusted: true, instead: test.instead}
+			liar := &origin{name: "members", body: wrong, untrusted: true, instead: test.instead, gate: make(chan struct{})}
 			second := &origin{name: "upstream", body: test.second}
 			r, err := f.Join(t.Context(), digest.FromBytes(body), -1, liar, second)
 			if err != nil {
 				t.Fatal(err)
 			}
+			close(liar.gate)
 			defer r.Close()
 			if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
 				t.Errorf("%d bytes, %v", len(got), err)
@@ -51,12 +52,13 @@ func TestWrongBytesFromTheLastSource(t *testing.T) {
 	body := randomBody(2 << 20)
 	wrong := bytes.Clone(body)
 	wrong[7] ^= 1
-	liar := &origin{name: "members", body: wrong, untrusted: true}
+	liar := &origin{name: "members", body: wrong, untrusted: true, gate: make(chan struct{})}
 	upstream := &origin{name: "upstream", body: wrong}
 	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, liar, upstream)
 	if err != nil {
 		t.Fatal(err)
 	}
+	close(liar.gate)
 	defer r.Close()
 	if got, err := read(t.Context(), r, 0, r.Size()); !errors.Is(err, flight.ErrMismatch) || len(got) == len(body) {
 		t.Errorf("%d bytes, %v", len(got), err)
@@ -161,7 +163,9 @@ func TestHintIsHearsay(t *testing.T) {
 	body := randomBody(1 << 20)
 	for _, untrusted := range []bool{false, true} {
 		f := setup(t, nil)
-		r, err := f.Join(t.Context(), digest.FromBytes(body), 7, &origin{name: "a", body: body, untrusted: untrusted})
+		gate := make(chan struct{})
+		r, err := f.Join(t.Context(), digest.FromBytes(body), 7, &origin{name: "a", body: body, untrusted: untrusted, gate: gate})
+		close(gate)
 		if (err != nil) != untrusted {
 			t.Errorf("untrusted: %v, %v", untrusted, err)
 		}

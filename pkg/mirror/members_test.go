@@ -79,7 +79,7 @@ func (w *town) add(t *testing.T, name string, handler http.HandlerFunc) {
 
 func (w *town) open(t *testing.T) *mirror.Members {
 	t.Helper()
-	client := peer.NewClient(peer.ClientConfig{Credentials: w.creds, FirstByte: 2 * time.Second, Progress: 500 * time.Millisecond})
+	client := peer.NewClient(peer.ClientConfig{Credentials: w.creds, FirstByte: 2 * time.Second, Progress: time.Second})
 	t.Cleanup(client.Close)
 	m, err := mirror.NewMembers(w, client, time.Now, logr.Discard())
 	if err != nil {
@@ -96,6 +96,14 @@ var (
 func holds(body []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+	}
+}
+
+// late leaves the first word to others.
+func late(then http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(300 * time.Millisecond)
+		then(w, r)
 	}
 }
 
@@ -125,8 +133,8 @@ func TestBlobFromMembers(t *testing.T) {
 		{name: "one has it", members: []http.HandlerFunc{holds(blob)}},
 		{name: "the first does not after all", members: []http.HandlerFunc{lacks, lacks, lacks, holds(blob)}},
 		{name: "the first three are silent", members: []http.HandlerFunc{silent, silent, holds(blob)}},
-		{name: "one dies half-way", members: []http.HandlerFunc{half(died), holds(blob)}, dead: []p2p.ID{"0"}},
-		{name: "one stalls half-way", members: []http.HandlerFunc{half(stalled), holds(blob)}, dead: []p2p.ID{"0"}},
+		{name: "one dies half-way", members: []http.HandlerFunc{half(died), late(holds(blob))}, dead: []p2p.ID{"0"}},
+		{name: "one stalls half-way", members: []http.HandlerFunc{half(stalled), late(holds(blob))}, dead: []p2p.ID{"0"}},
 		{name: "nobody has it", members: []http.HandlerFunc{lacks, lacks}, fails: true},
 		{name: "there is nobody", fails: true},
 	} {

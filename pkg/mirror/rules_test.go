@@ -181,7 +181,7 @@ func every(t *testing.T) *policy.Policy {
 	}
 	for _, p := range []string{config.PeersFirst, config.UpstreamFirst, config.UpstreamOnly, config.Never} {
 		rule := config.DefaultTagRule()
-		rule.Match, rule.Policy = "*:v-"+p, p
+		rule.Match, rule.Policy, rule.FreshFor = "*:v-"+p, p, 30*time.Minute // Each item is put a thousand syncs before it is looked at.
 		cfg.Tags.Rules = append(cfg.Tags.Rules, rule)
 	}
 	if err := cfg.Validate(); err != nil {

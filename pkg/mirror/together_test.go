@@ -98,7 +98,8 @@ func TestAloneAsBefore(t *testing.T) {
 			t.Errorf("%s: asked %d times", object, n)
 		}
 	}
-	// What one has, the others get from it, whether discovery knows of it yet or not.
+	// What one has, the others get from it, whether discovery knows of it yet or not; but the coordinators have to.
+	time.Sleep(time.Second)
 	o.intercept(func(w http.ResponseWriter, r *http.Request) bool {
 		t.Errorf("upstream was asked for %s again", r.URL.Path)
 		return false
@@ -262,6 +263,7 @@ func TestRefreshedWhileAsked(t *testing.T) {
 			var once sync.Once
 			o.intercept(func(http.ResponseWriter, *http.Request) bool {
 				once.Do(func() {
+					time.Sleep(200 * time.Millisecond) // Ages on their way to a coordinator lose the time that takes.
 					for _, m := range fleet {
 						if err := m.Refresh(context.Background(), name); err != nil {
 							t.Error(err)

@@ -22,7 +22,8 @@ func TestSlots(t *testing.T) {
 		<-release
 		holder(body)(w, r)
 	})})
-	c := client(t, creds)
+	c := peer.NewClient(peer.ClientConfig{Credentials: creds, FirstByte: time.Minute}) // However long those in a slot wait.
+	t.Cleanup(c.Close)
 	var running sync.WaitGroup
 	for range 2 {
 		running.Go(func() {
@@ -91,7 +92,7 @@ func TestCapAndManyClients(t *testing.T) {
 	body := bytes.Repeat([]byte("x"), 48<<10)
 	addr := serve(t, peer.ServerConfig{Handler: holder(body), Credentials: creds, BytesPerSecond: 1 << 20})
 	// So many handshakes at once take a busy machine longer than a member may take; they are not what this is about.
-	c := peer.NewClient(peer.ClientConfig{Credentials: creds, Connect: 10 * time.Second, Progress: time.Second})
+	c := peer.NewClient(peer.ClientConfig{Credentials: creds, Connect: 10 * time.Second, Progress: 5 * time.Second})
 	t.Cleanup(c.Close)
 	var clients sync.WaitGroup
 	for range 32 {

@@ -58,7 +58,7 @@ func serve(t *testing.T, cfg peer.ServerConfig) string {
 
 func client(t *testing.T, c *peer.Credentials) *peer.Client {
 	t.Helper()
-	client := peer.NewClient(peer.ClientConfig{Credentials: c, Progress: 300 * time.Millisecond, FirstByte: time.Second})
+	client := peer.NewClient(peer.ClientConfig{Credentials: c, Progress: time.Second, FirstByte: 2 * time.Second})
 	t.Cleanup(client.Close)
 	return client
 }

@@ -147,7 +147,7 @@ func TestFlightUsesEveryClient(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(500 * time.Millisecond)
 	g.take("Bearer alice")
 	close(resume)
 	clients.Wait()

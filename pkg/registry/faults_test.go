@@ -34,7 +34,7 @@ func sendHalf(w http.ResponseWriter, body []byte) {
 // sendSlowly sends a body so that its reader has begun before its end is there, which may be refused.
 func sendSlowly(w http.ResponseWriter, body []byte) {
 	sendHalf(w, body)
-	time.Sleep(500 * time.Millisecond)
+	time.Sleep(200 * time.Millisecond)
 	_, _ = w.Write(body[half:])
 }
 

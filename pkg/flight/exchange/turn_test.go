@@ -73,7 +73,7 @@ func TestTurns(t *testing.T) {
 		before func(first, second digest.Digest) []digest.Digest
 	}{
 		{"a crowd", crowd, true, 0, func(first, _ digest.Digest) []digest.Digest { return []digest.Digest{first} }},
-		{"a few", crowd - 1, false, 1, func(first, _ digest.Digest) []digest.Digest { return []digest.Digest{first} }},
+		{"a few", crowd - 1, false, 15, func(first, _ digest.Digest) []digest.Digest { return []digest.Digest{first} }},
 		{"of different images", crowd, false, 0, func(_, _ digest.Digest) []digest.Digest { return nil }},
 		{"itself", crowd, false, 0, func(_, second digest.Digest) []digest.Digest { return []digest.Digest{second} }},
 	} {
