@@ -48,7 +48,7 @@ func testAwaitDaemonSet(t *testing.T) {
 }
 
 func testAwaitTimeout(t *testing.T) {
-	code, _, stderr := call(t, "await", "--daemonset", "ns/d", "--kubeconfig", apiServer(t, 1000), "--timeout", "3s")
+	code, _, stderr := call(t, "await", "--daemonset", "ns/d", "--kubeconfig", apiServer(t, 1000), "--timeout", "2500ms")
 	if code != exitFailed || !strings.Contains(stderr, "1 of 3 nodes are done") {
 		t.Errorf("it ends with %d and prints %q", code, stderr)
 	}

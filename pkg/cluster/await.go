@@ -26,7 +26,7 @@ func AwaitDaemonSet(ctx context.Context, client kubernetes.Interface, namespace,
 				return nil
 			}
 			state = fmt.Sprintf("%d of %d nodes are done", s.NumberReady, s.DesiredNumberScheduled)
-		} else if ctx.Err() == nil {
+		} else if !over(ctx) {
 			state = err.Error()
 		}
 		select {
@@ -35,4 +35,10 @@ func AwaitDaemonSet(ctx context.Context, client kubernetes.Interface, namespace,
 		case <-time.After(awaitEvery):
 		}
 	}
+}
+
+// over tells whether a context's time is up, also if its timer has not noticed yet. What fails then says only that.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -165,6 +166,32 @@ func TestAwaitDaemonSet(t *testing.T) {
 		}
 		if err := AwaitDaemonSet(t.Context(), client, "ns", "d"); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// late is a context whose deadline has passed, which its timer has not noticed yet.
+type late struct{ context.Context }
+
+func (late) Deadline() (time.Time, bool) { return time.Now(), true }
+
+// TestAwaitEnds has the last look fail because time is up: what is told is what was seen before.
+func TestAwaitEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fake.NewClientset(&appsv1.DaemonSet{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d"},
+			Status:     appsv1.DaemonSetStatus{DesiredNumberScheduled: 3, NumberReady: 1},
+		})
+		looks := 0
+		client.PrependReactor("get", "daemonsets", func(k8stesting.Action) (bool, runtime.Object, error) {
+			looks++
+			return looks > 1, nil, errors.New("would exceed context deadline")
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), awaitEvery+awaitEvery/2)
+		defer cancel()
+		err := AwaitDaemonSet(late{ctx}, client, "ns", "d")
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 of 3 nodes are done") || looks != 2 {
+			t.Errorf("%d looks: %v", looks, err)
 		}
 	})
 }
