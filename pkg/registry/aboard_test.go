@@ -2,7 +2,6 @@ package registry_test
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -14,14 +13,37 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// halfway is an answer that stops after half of the body until the test lets it go on.
+type halfway struct {
+	reached chan struct{} // Closed when the first half is sent.
+	proceed chan struct{}
+
+	reach sync.Once
+	end   sync.Once
+}
+
+func newHalfway() *halfway {
+	return &halfway{reached: make(chan struct{}), proceed: make(chan struct{})}
+}
+
+// send sends the first half, and waits.
+func (h *halfway) send(w http.ResponseWriter, body []byte) {
+	sendHalf(w, body)
+	h.reach.Do(func() { close(h.reached) })
+	<-h.proceed
+}
+
+// goOn ends the wait. It may be called again.
+func (h *halfway) goOn() { h.end.Do(func() { close(h.proceed) }) }
+
 // While a tenant's blob is on its way, nobody gets aboard in another repository's name.
 func TestFlightsAreApart(t *testing.T) {
 	s := newStack(t, options{})
 	secret := pattern(4 << 20)
 	d := s.remote.putBlob("org/app", secret)
 	g := newGuard(s, map[string]string{"Bearer alice": "org/app"})
-	under, resume := make(chan struct{}), make(chan struct{})
-	var once sync.Once
+	answer := newHalfway()
+	defer answer.goOn()
 	s.remote.set(func(w http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "evil/") {
 			<-r.Context().Done() // It has all the time in the world.
@@ -31,9 +53,7 @@ func TestFlightsAreApart(t *testing.T) {
 			return true
 		}
 		if r.Method == http.MethodGet {
-			sendHalf(w, secret)
-			once.Do(func() { close(under) })
-			<-resume
+			answer.send(w, secret)
 			_, _ = w.Write(secret[half:])
 			return true
 		}
@@ -46,7 +66,7 @@ func TestFlightsAreApart(t *testing.T) {
 			t.Errorf("the tenant got %d bytes, error %v", len(got.body), got.err)
 		}
 	})
-	<-under
+	<-answer.reached
 	client := http.Client{Timeout: time.Second}
 	for _, repo := range []string{"evil/app", "org/app"} {
 		resp, err := client.Get(s.url + blobPath(repo, d))
@@ -59,7 +79,7 @@ func TestFlightsAreApart(t *testing.T) {
 			t.Errorf("%s: %d bytes of what is on its way", repo, len(body))
 		}
 	}
-	close(resume)
+	answer.goOn()
 	clients.Wait()
 }
 
@@ -68,22 +88,19 @@ func TestRefusedStayBehind(t *testing.T) {
 	s := newStack(t, options{})
 	layer := pattern(4 << 20)
 	d := s.remote.putBlob("org/app", layer)
-	under, resume := make(chan struct{}), make(chan struct{})
-	release := sync.OnceFunc(func() { close(resume) })
-	defer release()
+	answer := newHalfway()
+	defer answer.goOn()
 	s.remote.set(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodGet {
 			return false
 		}
-		sendHalf(w, layer)
-		close(under)
-		<-resume
+		answer.send(w, layer)
 		_, _ = w.Write(layer[half:])
 		return true
 	})
 	var clients sync.WaitGroup
 	clients.Go(func() { s.get(t, blobPath("org/app", d)).expect(t, 200) })
-	<-under
+	<-answer.reached
 	// As if it had landed, and not left the table of flights yet.
 	if err := s.cache.Put(t.Context(), ocispec.Descriptor{Digest: d, Size: int64(len(layer))}, layer); err != nil {
 		t.Fatal(err)
@@ -91,13 +108,8 @@ func TestRefusedStayBehind(t *testing.T) {
 	s.book.Saw(orgApp, d)
 	newGuard(s, map[string]string{"Bearer alice": "org/app"})
 	s.later(2 * time.Hour)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+blobPath("org/app", d), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
+	client := http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Get(s.url + blobPath("org/app", d))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +117,7 @@ func TestRefusedStayBehind(t *testing.T) {
 	if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") != challenge {
 		t.Errorf("status %d, want upstream's challenge", resp.StatusCode)
 	}
-	release()
+	answer.goOn()
 	clients.Wait()
 }
 
@@ -115,8 +127,8 @@ func TestFlightUsesEveryClient(t *testing.T) {
 	secret := pattern(4 << 20)
 	d := s.remote.putBlob("org/app", secret)
 	g := newGuard(s, map[string]string{"Bearer alice": "org/app", "Bearer bob": "org/app"})
-	under, resume := make(chan struct{}), make(chan struct{})
-	var once sync.Once
+	answer := newHalfway()
+	defer answer.goOn()
 	s.remote.set(func(w http.ResponseWriter, r *http.Request) bool {
 		if g.around(w, r) {
 			return true
@@ -124,15 +136,13 @@ func TestFlightUsesEveryClient(t *testing.T) {
 		if r.Method != http.MethodGet || r.Header.Get("Authorization") != "Bearer alice" {
 			return false
 		}
-		sendHalf(w, secret)
-		once.Do(func() { close(under) })
-		<-resume
+		answer.send(w, secret)
 		panic(http.ErrAbortHandler)
 	})
 	var clients sync.WaitGroup
 	for i, name := range []string{"alice", "bob"} {
 		if i > 0 {
-			<-under
+			<-answer.reached
 		}
 		clients.Go(func() {
 			got := s.get(t, blobPath("org/app", d), "Authorization", "Bearer "+name)
@@ -149,6 +159,6 @@ func TestFlightUsesEveryClient(t *testing.T) {
 	}
 	time.Sleep(500 * time.Millisecond)
 	g.take("Bearer alice")
-	close(resume)
+	answer.goOn()
 	clients.Wait()
 }
