@@ -7,11 +7,9 @@
 package access
 
 import (
-	"slices"
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
 )
@@ -33,7 +31,8 @@ const (
 )
 
 const (
-	// maxRepositories, maxClients and maxRegistries bound the memories; all three take their names from clients.
+	// maxRepositories, maxClients and maxRegistries bound the memories, of which no registry's names can use up more than
+	// its share: see fair.
 	maxRepositories = 1 << 13
 	maxClients      = 1 << 14
 	maxRegistries   = 1 << 10
@@ -63,15 +62,15 @@ type Config struct {
 	Now        func() time.Time
 }
 
-// Verdict says on what ground a request goes on, if it does.
+// Verdict is what the book knows of a request.
 type Verdict int
 
 const (
-	// Unknown is a request that upstream has to judge.
+	// Unknown is a request that the registry has to judge.
 	Unknown Verdict = iota
 	// Open is a repository that every client of the node may read.
 	Open
-	// Accepted is a client whose credentials upstream accepted.
+	// Accepted is a client whose credentials the registry accepted.
 	Accepted
 	// Refused is a client that has to come back with credentials, or with others.
 	Refused
@@ -80,9 +79,11 @@ const (
 // Judgement is what the book says of a request.
 type Judgement struct {
 	Verdict Verdict
+	// Grant is what an Open or Accepted request gets. Of others it gives nothing.
+	Grant Grant
 	// AsClient says that an Unknown request is to be judged by the client's credentials, and not by the node's.
 	AsClient bool
-	// Challenge is the WWW-Authenticate that upstream refused with. It may be empty.
+	// Challenge is the WWW-Authenticate that the registry refused with. It may be empty.
 	Challenge []string
 }
 
@@ -93,7 +94,18 @@ type standing struct {
 	challenge []string
 }
 
-// verdict is what upstream said of one client in one repository.
+// rank is in which order standings are given up for want of room: a refusal that is forgotten must be heard again.
+func (s standing) rank() int {
+	switch s.verdict {
+	case Open:
+		return 0
+	case Refused:
+		return 2
+	}
+	return 1
+}
+
+// verdict is what a registry said of one client in one repository.
 type verdict struct {
 	accepted  bool
 	at        time.Time
@@ -108,16 +120,21 @@ type clientKey struct {
 // contact is when a registry answered last, or since when it does not and when that was seen last.
 type contact struct{ reached, since, missed time.Time }
 
-// Book remembers what upstream said. It is safe for concurrent use.
+// Book remembers what registries said. It is safe for concurrent use.
 type Book struct {
 	cfg Config
 
 	mu           sync.Mutex
-	repositories *simplelru.LRU[reference.Repository, standing]
-	clients      *simplelru.LRU[clientKey, verdict]
-	contacts     *simplelru.LRU[string, contact]
-	seen         *simplelru.LRU[digest.Digest, []place]
-	changes      uint64
+	repositories *fair[reference.Repository, standing]
+	clients      *fair[clientKey, verdict]
+	contacts     *fair[string, contact]
+	manifests    *fair[reference.Repository, string]
+	seen         *fair[digest.Digest, provenance]
+	// forgot are the owners of registries of which a refusal was given up for want of room, and all of them with
+	// forgotAll. What is unknown of them was perhaps refused.
+	forgot    map[string]bool
+	forgotAll bool
+	changes   uint64
 }
 
 // New makes an empty book.
@@ -125,18 +142,36 @@ func New(cfg Config) *Book {
 	if cfg.Mode == nil {
 		cfg.Mode = func(reference.Repository) Mode { return Auto }
 	}
-	return &Book{
+	b := &Book{
 		cfg:          cfg,
-		repositories: bounded[reference.Repository, standing](maxRepositories),
-		clients:      bounded[clientKey, verdict](maxClients),
-		contacts:     bounded[string, contact](maxRegistries),
-		seen:         bounded[digest.Digest, []place](maxSeen),
+		repositories: newFair(maxRepositories, func(r reference.Repository, _ standing) string { return r.Registry }, standing.rank),
+		clients:      newFair(maxClients, func(k clientKey, _ verdict) string { return k.repo.Registry }, func(verdict) int { return 0 }),
+		contacts:     newFair(maxRegistries, func(registry string, _ contact) string { return registry }, func(contact) int { return 0 }),
+		manifests:    newFair(maxRepositories, func(r reference.Repository, _ string) string { return r.Registry }, func(string) int { return 0 }),
+		seen:         newFair(maxSeen, func(_ digest.Digest, p provenance) string { return p.registry() }, provenance.rank),
+		forgot:       map[string]bool{},
 	}
+	b.repositories.lost = func(repo reference.Repository, s standing) {
+		if s.verdict == Refused {
+			b.forget(repo.Registry)
+		}
+	}
+	return b
 }
 
-func bounded[K comparable, V any](most int) *simplelru.LRU[K, V] {
-	l, _ := simplelru.NewLRU[K, V](most, nil) // It fails for sizes below one alone.
-	return l
+// forget notes that a refusal of a registry is remembered no more. Called with mu held.
+func (b *Book) forget(registry string) {
+	if len(b.forgot) >= maxRegistries {
+		b.forgotAll = true
+		return
+	}
+	b.forgot[reference.Owner(registry)] = true
+}
+
+// perhapsRefused tells whether a repository was refused, or may have been. Called with mu held.
+func (b *Book) perhapsRefused(repo reference.Repository) bool {
+	s, _ := b.repositories.peek(repo)
+	return s.verdict == Refused || s.verdict == Unknown && (b.forgotAll || b.forgot[reference.Owner(repo.Registry)])
 }
 
 // Mode gives a repository's mode.
@@ -145,25 +180,25 @@ func (b *Book) Mode(repo reference.Repository) Mode { return b.cfg.Mode(repo) }
 // Judge says what is known of a request for a repository by a client with these credentials, or without any.
 func (b *Book) Judge(repo reference.Repository, c Credentials) Judgement {
 	if b.cfg.Mode(repo) == Own {
-		return Judgement{Verdict: Open}
+		return Judgement{Verdict: Open, Grant: Grant{repo: repo, ground: Configured}}
 	}
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s, _ := b.repositories.Get(repo)
+	s, _ := b.repositories.get(repo)
 	fresh := s.verdict != Unknown && now.Sub(s.at) < b.cfg.OpenFor
 	switch {
 	case fresh && s.verdict == Open:
-		return Judgement{Verdict: Open}
+		return Judgement{Verdict: Open, Grant: Grant{repo: repo, ground: Everybodys, at: s.at}}
 	case c.IsZero() && fresh && len(s.challenge) > 0:
 		return Judgement{Verdict: Refused, Challenge: s.challenge}
 	case c.IsZero():
 		return Judgement{} // Or refused without a challenge, which may have been anything.
 	}
-	if v, ok := b.clients.Get(clientKey{repo, c.id}); ok {
+	if v, ok := b.clients.get(clientKey{repo, c.id}); ok {
 		switch age := now.Sub(v.at); {
 		case v.accepted && age < b.cfg.AcceptedFor:
-			return Judgement{Verdict: Accepted}
+			return Judgement{Verdict: Accepted, Grant: Grant{repo: repo, ground: Clients, at: v.at, client: c}}
 		case !v.accepted && age < b.cfg.RefusedFor:
 			return Judgement{Verdict: Refused, Challenge: v.challenge}
 		}
@@ -171,72 +206,21 @@ func (b *Book) Judge(repo reference.Repository, c Credentials) Judgement {
 	return Judgement{AsClient: fresh}
 }
 
-// Accept notes that upstream gave something of a repository to a client, or without any client's credentials: then
-// the repository is open.
-func (b *Book) Accept(repo reference.Repository, c Credentials) {
-	now := b.cfg.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.contacts.Add(repo.Registry, contact{reached: now})
-	if !c.IsZero() {
-		b.clients.Add(clientKey{repo, c.id}, verdict{accepted: true, at: now})
-		return
+// Unasked gives the grant of a request whose registry can't be asked. It is not ok where the rules want its word.
+func (b *Book) Unasked(repo reference.Repository) (g Grant, ok bool) {
+	if !b.Offline(repo) {
+		return Grant{}, false
 	}
-	b.stand(repo, standing{verdict: Open, at: now})
-}
-
-// Refuse notes that upstream refused a client, or whoever comes without a client's credentials.
-func (b *Book) Refuse(repo reference.Repository, c Credentials, challenge []string) {
-	now := b.cfg.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.contacts.Add(repo.Registry, contact{reached: now})
-	if !c.IsZero() {
-		b.clients.Add(clientKey{repo, c.id}, verdict{at: now, challenge: slices.Clone(challenge)})
-		return
-	}
-	b.stand(repo, standing{verdict: Refused, at: now, challenge: slices.Clone(challenge)})
-}
-
-// Hear notes another member's word that a repository was open some time ago. It never outweighs what this node has
-// heard from upstream itself since.
-func (b *Book) Hear(repo reference.Repository, age time.Duration) {
-	at := b.cfg.Now().Add(-max(age, 0))
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s, _ := b.repositories.Peek(repo); s.verdict == Unknown || s.at.Before(at) {
-		b.stand(repo, standing{verdict: Open, at: at})
-	}
+	return Grant{repo: repo, ground: Unasked}, true
 }
 
 // stand changes a repository's standing. Called with mu held.
 func (b *Book) stand(repo reference.Repository, s standing) {
-	old, _ := b.repositories.Peek(repo)
-	b.repositories.Add(repo, s)
+	old, _ := b.repositories.peek(repo)
+	b.repositories.put(repo, s)
 	if old.verdict != s.verdict || s.at.Sub(old.at) > b.cfg.OpenFor/4 {
 		b.changes++
 	}
-}
-
-// Reached notes that a registry answered.
-func (b *Book) Reached(registry string) {
-	now := b.cfg.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.contacts.Add(registry, contact{reached: now})
-}
-
-// Missed notes that a registry could not be asked.
-func (b *Book) Missed(registry string) {
-	now := b.cfg.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	c, _ := b.contacts.Get(registry)
-	if c.since.IsZero() {
-		c.since = now
-	}
-	c.missed = now
-	b.contacts.Add(registry, c)
 }
 
 // Askable tells whether a registry is worth asking: it was not found unreachable a moment ago. expected says that it
@@ -245,7 +229,7 @@ func (b *Book) Askable(registry string) (ok, expected bool) {
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c, _ := b.contacts.Peek(registry)
+	c, _ := b.contacts.peek(registry)
 	return c.since.IsZero() || now.Sub(c.missed) >= coolDown, c.since.IsZero() && now.Sub(c.reached) < recently
 }
 
@@ -259,7 +243,7 @@ func (b *Book) Doubts(repo reference.Repository) bool {
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c, _ := b.contacts.Peek(repo.Registry)
+	c, _ := b.contacts.peek(repo.Registry)
 	return !c.since.IsZero() || now.Sub(c.reached) >= sure
 }
 
@@ -273,19 +257,15 @@ func (b *Book) Offline(repo reference.Repository) bool {
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s, _ := b.repositories.Peek(repo); s.verdict != Refused && mode != Verify {
+	if mode != Verify && !b.perhapsRefused(repo) {
 		return true
 	}
-	c, _ := b.contacts.Peek(repo.Registry)
+	c, _ := b.contacts.peek(repo.Registry)
 	return !c.since.IsZero() && now.Sub(c.since) < b.cfg.OfflineFor
 }
 
-// OpenSince tells since when a repository is known to be open, for other members. It is not ok where that is too long
-// ago, or not so.
-func (b *Book) OpenSince(repo reference.Repository) (at time.Time, ok bool) {
-	now := b.cfg.Now()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s, _ := b.repositories.Peek(repo)
-	return s.at, s.verdict == Open && now.Sub(s.at) < b.cfg.OpenFor
+// open tells whether everybody may read a repository, as its registry said lately. Called with mu held.
+func (b *Book) open(repo reference.Repository, now time.Time) bool {
+	s, _ := b.repositories.peek(repo)
+	return s.verdict == Open && now.Sub(s.at) < b.cfg.OpenFor
 }

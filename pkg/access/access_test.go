@@ -40,6 +40,26 @@ func newBook(t *testing.T, change func(*Config)) (*Book, *clock) {
 	return New(cfg), c
 }
 
+// accept has a registry give a manifest to a client, or to nobody in particular.
+func accept(b *Book, repo reference.Repository, c Credentials) {
+	b.Learn(Answer{Repository: repo, Credentials: c, Asked: Content, Manifest: "v1", Speaker: Registry, Status: 200, Named: true})
+}
+
+// refuse has a registry refuse a client, or nobody in particular.
+func refuse(b *Book, repo reference.Repository, c Credentials, challenge []string) {
+	b.Learn(Answer{Repository: repo, Credentials: c, Asked: Content, Speaker: Registry, Status: 401, Challenge: challenge})
+}
+
+// missed has a registry be down.
+func missed(b *Book, registry string) {
+	b.Learn(Answer{Repository: reference.Repository{Registry: registry, Path: "any"}, Down: true})
+}
+
+// reached has a registry answer without saying anything of who may read.
+func reached(b *Book, registry string) {
+	b.Learn(Answer{Repository: reference.Repository{Registry: registry, Path: "any"}, Speaker: Registry, Status: 404})
+}
+
 func mode(m Mode) func(*Config) {
 	return func(c *Config) { c.Mode = func(reference.Repository) Mode { return m } }
 }
@@ -56,7 +76,7 @@ func TestOpenRepository(t *testing.T) {
 	b, clock := newBook(t, nil)
 	expect(t, b, public, nobody, Judgement{})
 	expect(t, b, public, alice, Judgement{})
-	b.Accept(public, nobody)
+	accept(b, public, nobody)
 	clock.later(time.Hour - 1)
 	for _, c := range []Credentials{nobody, alice} {
 		expect(t, b, public, c, Judgement{Verdict: Open})
@@ -68,11 +88,11 @@ func TestOpenRepository(t *testing.T) {
 
 func TestPrivateRepository(t *testing.T) {
 	b, clock := newBook(t, nil)
-	b.Refuse(private, nobody, realm)
+	refuse(b, private, nobody, realm)
 	expect(t, b, private, nobody, Judgement{Verdict: Refused, Challenge: realm})
 	expect(t, b, private, alice, Judgement{AsClient: true})
-	b.Accept(private, alice)
-	b.Refuse(private, bob, nil)
+	accept(b, private, alice)
+	refuse(b, private, bob, nil)
 	expect(t, b, private, alice, Judgement{Verdict: Accepted})
 	expect(t, b, private, bob, Judgement{Verdict: Refused})
 	expect(t, b, private, nobody, Judgement{Verdict: Refused, Challenge: realm})
@@ -82,8 +102,8 @@ func TestPrivateRepository(t *testing.T) {
 	expect(t, b, private, alice, Judgement{Verdict: Accepted})
 	clock.later(5*time.Minute - 30*time.Second)
 	expect(t, b, private, alice, Judgement{AsClient: true})
-	b.Accept(private, alice)
-	b.Refuse(private, alice, realm) // It expired, or was taken back.
+	accept(b, private, alice)
+	refuse(b, private, alice, realm) // It expired, or was taken back.
 	expect(t, b, private, alice, Judgement{Verdict: Refused, Challenge: realm})
 	clock.later(time.Hour)
 	expect(t, b, private, nobody, Judgement{}) // It may be open by now.
@@ -92,7 +112,7 @@ func TestPrivateRepository(t *testing.T) {
 // A refusal that asks for nothing may be a firewall's: it is asked for again.
 func TestRefusalWithoutChallenge(t *testing.T) {
 	b, _ := newBook(t, nil)
-	b.Refuse(private, nobody, nil)
+	refuse(b, private, nobody, nil)
 	expect(t, b, private, nobody, Judgement{})
 	expect(t, b, private, alice, Judgement{AsClient: true})
 	if b.Offline(private) {
@@ -102,9 +122,9 @@ func TestRefusalWithoutChallenge(t *testing.T) {
 
 func TestOwnModeAsksNobody(t *testing.T) {
 	b, _ := newBook(t, mode(Own))
-	b.Refuse(private, nobody, realm)
+	refuse(b, private, nobody, realm)
 	expect(t, b, private, nobody, Judgement{Verdict: Open})
-	if !b.Offline(private) || !b.Seen(private, "sha256:x") || !b.Serves(private, "sha256:x", ClaimOpen) {
+	if !b.Offline(private) || !b.Serves(private, "sha256:x", ClaimOpen) {
 		t.Error("own credentials are not for everybody")
 	}
 }
@@ -129,9 +149,9 @@ func TestOffline(t *testing.T) {
 				mode(test.mode)(c)
 				c.OfflineFor = test.offlineFor
 			})
-			b.Refuse(private, nobody, realm)
-			b.Accept(reference.Repository{Registry: private.Registry, Path: "public"}, nobody)
-			b.Missed(private.Registry)
+			refuse(b, private, nobody, realm)
+			accept(b, reference.Repository{Registry: private.Registry, Path: "public"}, nobody)
+			missed(b, private.Registry)
 			check := func(path string, want bool) {
 				t.Helper()
 				if got := b.Offline(reference.Repository{Registry: private.Registry, Path: path}); got != want {
@@ -142,10 +162,10 @@ func TestOffline(t *testing.T) {
 			check("public", test.open)
 			check("unknown", test.unknown)
 			clock.later(time.Hour)
-			b.Missed(private.Registry) // The outage began an hour ago all the same.
+			missed(b, private.Registry) // The outage began an hour ago all the same.
 			check("unknown", test.unknownLater)
 			check(private.Path, test.afterwards)
-			b.Reached(private.Registry)
+			reached(b, private.Registry)
 			check(private.Path, test.mode == Own)
 		})
 	}
@@ -160,13 +180,13 @@ func TestAskable(t *testing.T) {
 		}
 	}
 	check(true, false)
-	b.Reached("r")
+	reached(b, "r")
 	check(true, true)
-	b.Missed("r")
+	missed(b, "r")
 	check(false, false)
 	clock.later(coolDown)
 	check(true, false)
-	b.Accept(reference.Repository{Registry: "r", Path: "x"}, alice)
+	accept(b, reference.Repository{Registry: "r", Path: "x"}, alice)
 	check(true, true)
 	clock.later(recently)
 	check(true, false)
@@ -183,29 +203,15 @@ func TestDoubts(t *testing.T) {
 		}
 		check(false) // Nothing is allowed for.
 		b.cfg.OfflineFor = time.Hour
-		b.Refuse(private, nobody, realm)
+		refuse(b, private, nobody, realm)
 		check(false)
 		clock.later(sure)
 		check(allowed)
-		b.Refuse(private, nobody, realm)
+		refuse(b, private, nobody, realm)
 		check(false)
-		b.Missed(private.Registry)
+		missed(b, private.Registry)
 		check(allowed)
 	}
-}
-
-func TestHear(t *testing.T) {
-	b, clock := newBook(t, nil)
-	b.Hear(public, 50*time.Minute)
-	expect(t, b, public, nobody, Judgement{Verdict: Open})
-	clock.later(10 * time.Minute)
-	expect(t, b, public, nobody, Judgement{})
-	b.Refuse(public, nobody, realm)
-	b.Hear(public, time.Second) // From before upstream refused.
-	expect(t, b, public, nobody, Judgement{Verdict: Refused, Challenge: realm})
-	clock.later(time.Minute)
-	b.Hear(public, time.Second)
-	expect(t, b, public, nobody, Judgement{Verdict: Open})
 }
 
 func TestSeen(t *testing.T) {
@@ -221,35 +227,13 @@ func TestSeen(t *testing.T) {
 		{private, layer, true}, {private, base, true}, {other, layer, false}, {public, layer, false},
 		{other, base, false}, {public, base, true},
 	} {
-		if got := b.Seen(test.repo, test.dgst); got != test.want {
+		if got := b.Belongs(test.repo, test.dgst, false); got != test.want {
 			t.Errorf("%s in %s: %v", test.dgst, test.repo, got)
 		}
 	}
-	b.Accept(public, nobody)
-	if !b.Seen(other, base) || b.Seen(other, layer) {
+	accept(b, public, nobody)
+	if !b.Belongs(other, base, false) || b.Belongs(other, layer, false) {
 		t.Error("what everybody may read has one name, or what not everybody may read has another")
-	}
-}
-
-func TestSeenIsBounded(t *testing.T) {
-	b, _ := newBook(t, nil)
-	dgst := digest.FromString("x")
-	repo := func(i int) reference.Repository {
-		return reference.Repository{Registry: "r", Path: fmt.Sprint("p", i)}
-	}
-	for i := range 2 * maxPlaces {
-		b.Saw(repo(i), dgst)
-	}
-	for i := range 2 * maxPlaces {
-		if got := b.Seen(repo(i), dgst); got != (i >= maxPlaces) {
-			t.Errorf("%d: %v", i, got)
-		}
-	}
-	for i := range maxSeen + 10 {
-		b.Saw(public, digest.Digest(fmt.Sprint(i)))
-	}
-	if n := b.seen.Len(); n != maxSeen {
-		t.Errorf("%d are remembered", n)
 	}
 }
 
@@ -264,14 +248,14 @@ func TestServes(t *testing.T) {
 	}{
 		{"nothing known", Auto, func(*Book) {}, true, false, true},
 		{"nothing known, verify", Verify, func(*Book) {}, true, false, false},
-		{"open", Auto, func(b *Book) { b.Accept(private, nobody) }, true, true, true},
-		{"refused", Auto, func(b *Book) { b.Refuse(private, nobody, realm) }, true, false, false},
+		{"open", Auto, func(b *Book) { accept(b, private, nobody) }, true, true, true},
+		{"refused", Auto, func(b *Book) { refuse(b, private, nobody, realm) }, true, false, false},
 		{"refused, but open elsewhere", Auto, func(b *Book) {
-			b.Refuse(private, nobody, realm)
-			b.Accept(public, nobody)
+			refuse(b, private, nobody, realm)
+			accept(b, public, nobody)
 			b.Saw(public, layer)
 		}, true, true, true},
-		{"accepted for a client", Auto, func(b *Book) { b.Accept(private, alice) }, true, false, true},
+		{"accepted for a client", Auto, func(b *Book) { accept(b, private, alice) }, true, false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b, _ := newBook(t, mode(test.mode))
@@ -295,10 +279,10 @@ func TestServes(t *testing.T) {
 func TestSnapshot(t *testing.T) {
 	b, clock := newBook(t, nil)
 	layer := digest.FromString("layer")
-	b.Accept(public, nobody)
-	b.Refuse(private, nobody, realm)
-	b.Accept(private, alice)
-	b.Refuse(private, bob, realm)
+	accept(b, public, nobody)
+	refuse(b, private, nobody, realm)
+	accept(b, private, alice)
+	refuse(b, private, bob, realm)
 	b.Saw(private, layer)
 	b.Saw(other, layer)
 	before := b.Changes()
@@ -319,11 +303,11 @@ func TestSnapshot(t *testing.T) {
 	expect(t, again, public, nobody, Judgement{Verdict: Open})
 	expect(t, again, private, nobody, Judgement{Verdict: Refused, Challenge: realm})
 	expect(t, again, private, alice, Judgement{AsClient: true})
-	if !again.Seen(private, layer) || !again.Seen(other, layer) || again.Seen(public, layer) {
+	if !again.Belongs(private, layer, false) || !again.Belongs(other, layer, false) || again.Belongs(public, layer, false) {
 		t.Error("what was seen where is forgotten")
 	}
 	clock.later(time.Second)
-	b.Accept(public, nobody)
+	accept(b, public, nobody)
 	if b.Changes() != before {
 		t.Error("each request makes a snapshot")
 	}
@@ -331,7 +315,7 @@ func TestSnapshot(t *testing.T) {
 
 func FuzzRestore(f *testing.F) {
 	b := New(Config{Now: time.Now, OpenFor: time.Hour})
-	b.Accept(public, nobody)
+	accept(b, public, nobody)
 	b.Saw(private, digest.FromString("x"))
 	good, err := b.Snapshot()
 	if err != nil {
@@ -347,11 +331,11 @@ func FuzzRestore(f *testing.F) {
 		if _, err := b.Snapshot(); err != nil {
 			t.Error(err)
 		}
-		for _, repo := range b.repositories.Keys() {
-			if s, _ := b.repositories.Peek(repo); s.verdict == Open && s.at.After(time.Now()) {
+		b.repositories.all(func(repo reference.Repository, s standing) {
+			if s.verdict == Open && s.at.After(time.Now()) {
 				t.Errorf("%s is open from the future on", repo)
 			}
-		}
+		})
 	})
 }
 

@@ -13,11 +13,10 @@ import (
 // told is one thing that a book was told. The model keeps all of them, and reads them anew for each question.
 type told struct {
 	at     time.Time
-	what   string // accept, refuse, hear, missed or reached.
+	what   string // accept, refuse, missed or reached.
 	repo   reference.Repository
 	client Credentials
 	realm  []string
-	age    time.Duration
 }
 
 // history is a model of a book: all that it was told, in order.
@@ -43,13 +42,11 @@ func (h *history) standing(repo reference.Repository) (open, known bool, at time
 		if e.repo != repo || !e.client.IsZero() {
 			continue
 		}
-		switch from := e.at.Add(-e.age); {
+		switch {
 		case e.what == "accept":
 			open, known, at, realm = true, true, e.at, nil
 		case e.what == "refuse":
 			open, known, at, realm = false, true, e.at, e.realm
-		case e.what == "hear" && (!known || at.Before(from)):
-			open, known, at, realm = true, true, from, nil
 		}
 	}
 	return open, known, at, realm
@@ -98,7 +95,7 @@ func (h *history) offline(repo reference.Repository, now time.Time) bool {
 		switch {
 		case e.what == "missed" && since.IsZero():
 			since = e.at
-		case e.what != "missed" && e.what != "hear":
+		case e.what != "missed":
 			since = time.Time{}
 		}
 	}
@@ -123,21 +120,18 @@ func TestModel(t *testing.T) {
 			clock.later(steps[random.IntN(len(steps))])
 			e := told{
 				at: clock.Time, repo: repos[random.IntN(len(repos))], client: clients[random.IntN(len(clients))],
-				what: []string{"accept", "refuse", "refuse", "hear", "missed", "reached"}[random.IntN(6)],
+				what: []string{"accept", "refuse", "refuse", "missed", "reached"}[random.IntN(5)],
 			}
 			switch e.what {
 			case "accept":
-				b.Accept(e.repo, e.client)
+				accept(b, e.repo, e.client)
 			case "refuse":
 				e.realm = [][]string{nil, realm}[random.IntN(2)]
-				b.Refuse(e.repo, e.client, e.realm)
-			case "hear":
-				e.client, e.age = nobody, steps[random.IntN(len(steps))]
-				b.Hear(e.repo, e.age)
+				refuse(b, e.repo, e.client, e.realm)
 			case "missed":
-				b.Missed(e.repo.Registry)
+				missed(b, e.repo.Registry)
 			case "reached":
-				b.Reached(e.repo.Registry)
+				reached(b, e.repo.Registry)
 			}
 			h.all = append(h.all, e)
 			h.compare(t, b, seed, repos, clients, clock.Time, seen)

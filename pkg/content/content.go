@@ -52,6 +52,16 @@ type Tag struct {
 	Target ocispec.Descriptor
 	// Confirmed is when the registry, or who stands in for it, last said so.
 	Confirmed time.Time
+	// Author is the member whose word it is that the registry said so. It is empty where this node heard the registry
+	// itself, or reads a runtime's record.
+	Author string
+}
+
+// Claim is a runtime's word that a manifest belongs to a repository. It proves nothing: whoever chooses the images of a
+// node chooses its claims.
+type Claim struct {
+	Repository reference.Repository
+	Target     digest.Digest
 }
 
 // TagStore knows what tags mean. A tag may be known whose manifest is not held.

@@ -60,6 +60,21 @@ func IsManifestType(mediaType string) bool {
 	return known
 }
 
+// SameKind tells whether two media types are ones of manifests that both list other manifests, or both don't.
+func SameKind(a, b string) bool {
+	lists, known := manifestTypes[a]
+	same, alsoKnown := manifestTypes[b]
+	return known && alsoKnown && lists == same
+}
+
+// SaysType tells whether a manifest's bytes say their media type, and not only by their shape.
+func SaysType(body []byte) bool {
+	var m struct {
+		MediaType string `json:"mediaType"`
+	}
+	return json.Unmarshal(body, &m) == nil && m.MediaType != ""
+}
+
 // ManifestType gives the media type of a manifest: the one that it says, or else the OCI one that its shape says. It is
 // empty for what is no manifest, and for what could be taken for either kind (CVE-2021-41190).
 func ManifestType(body []byte) string {

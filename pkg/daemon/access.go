@@ -59,12 +59,6 @@ func (d *Daemon) usesOwn(repo reference.Repository) bool {
 	return mode == access.Auto || mode == access.Own
 }
 
-// openFor tells other members which repositories everybody may read.
-func (d *Daemon) openFor(repo reference.Repository) (age time.Duration, ok bool) {
-	since, ok := d.access.OpenSince(repo)
-	return max(0, time.Since(since)), ok
-}
-
 // keepAccess writes the book down until ctx ends, and then a last time.
 func (d *Daemon) keepAccess(ctx context.Context) error {
 	tick := time.NewTicker(accessInterval)

@@ -170,7 +170,7 @@ func (d *Daemon) openUpstream(version, pseudonym string) (err error) {
 		Credentials: d.cfg.Credentials.DockerConfig,
 		Own:         d.usesOwn,
 		Realms:      d.cfg.Access.Realms,
-		Observe:     mirror.Learn(d.access),
+		Observe:     d.access.Learn,
 		UserAgent:   "kioo/" + version,
 		Pseudonym:   pseudonym,
 		Timeouts: upstream.Timeouts{

@@ -120,7 +120,7 @@ func (d *Daemon) openSwarm(f *fleet) (err error) {
 		Held: func(ctx context.Context, ref reference.Reference, claim access.Claim) bool {
 			return d.mirror.Local().Holds(ctx, ref, claim)
 		},
-		Earlier: func(dgst digest.Digest) []digest.Digest { return d.mirror.Earlier(dgst) }, // There is no mirror yet.
+		Earlier: func(ref reference.Reference) []digest.Digest { return d.mirror.Earlier(ref) }, // There is no mirror yet.
 		Log:     log, Registerer: d.metrics,
 	})
 	return err
@@ -154,8 +154,7 @@ func (d *Daemon) serveMembers() {
 	handler := registry.New(registry.Config{
 		Resolver:   reference.Resolver{},
 		Backend:    d.mirror.Local(),
-		Pseudonym:  "members", // Requests between members are never passed on, so that they can't loop.
-		OpenFor:    d.openFor,
+		Pseudonym:  "members",                   // Requests between members are never passed on, so that they can't loop.
 		Log:        d.log.WithName("peer").V(1), // Each piece is a request.
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "peer"}, d.metrics),
 	})

@@ -19,17 +19,16 @@ import (
 // Blob answers a request for a blob by digest. resumed says that the client wants its end and has its beginning: then
 // a blob that broke off a moment ago is refused, so that the client gets the rest elsewhere.
 func (m *Mirror) Blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
-	return admitted(ctx, m, ref, aBlob, origin, func(ctx context.Context, o upstream.Origin) (*Answer, error) {
-		return m.blob(ctx, ref, resumed, o)
+	return granted(ctx, m, ref, aBlob, origin, func(ctx context.Context, r request) (*Answer, error) {
+		return m.blob(ctx, ref, resumed, r)
 	})
 }
 
-func (m *Mirror) blob(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
-	// Who is refused what is held does not get it while it arrives either.
-	if a, err := m.open(ctx, ref.Digest); err == nil || errors.Is(err, upstream.ErrDenied) {
-		return a, err
+func (m *Mirror) blob(ctx context.Context, ref reference.Reference, resumed bool, r request) (*Answer, error) {
+	if a, err := m.open(ctx, r, ref.Digest); err == nil {
+		return a, nil
 	}
-	key := scoped(ctx, "blob "+ref.String())
+	key := r.scoped("blob " + ref.String())
 	if err := m.failed(key); err != nil {
 		return nil, err
 	}
@@ -38,7 +37,7 @@ func (m *Mirror) blob(ctx context.Context, ref reference.Reference, resumed bool
 			return nil, err
 		}
 	}
-	a, err := m.arriving(ctx, ref, resumed, origin)
+	a, err := m.arriving(ctx, ref, resumed, r)
 	if err != nil {
 		m.remember(key, err)
 		return nil, err
@@ -47,22 +46,21 @@ func (m *Mirror) blob(ctx context.Context, ref reference.Reference, resumed bool
 }
 
 // arriving answers with a blob that comes from elsewhere. The deadline for its first byte begins here.
-func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed bool, origin upstream.Origin) (*Answer, error) {
+func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed bool, r request) (*Answer, error) {
 	deadline := time.Now().Add(m.cfg.AnswerWithin)
 	joining, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	size := m.sizeOf(ref.Digest)
-	admission := admissionOf(ctx)
-	ways, err := m.ways(ref, size, origin, admission)
+	size := m.sizeOf(ref)
+	ways, err := m.ways(ref, size, r)
 	if err != nil {
 		return nil, err
 	}
-	reader, err := m.cfg.Flights.JoinApart(joining, admission.scope(), ref.Digest, size, ways.sources...)
+	reader, err := m.cfg.Flights.JoinApart(joining, r.grant.Scope(), ref.Digest, size, ways.sources...)
 	switch {
 	case err == nil:
 		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref, deadline: deadline}, Descriptor: describe(ref, reader)}, nil
 	case errors.Is(err, flight.ErrHeld):
-		if a, err := m.open(ctx, ref.Digest); err == nil || resumed || ways.through == nil {
+		if a, err := m.open(ctx, r, ref.Digest); err == nil || resumed || ways.through == nil {
 			return a, err
 		}
 		// It is held, but never came from this repository: that has to give it itself.
@@ -131,15 +129,15 @@ func (m *Mirror) Stat(ctx context.Context, ref reference.Reference, origin upstr
 		ocispec.Descriptor
 		source string
 	}
-	got, err := admitted(ctx, m, ref, aBlob, origin, func(ctx context.Context, o upstream.Origin) (found, error) {
-		desc, source, err := m.stat(ctx, ref, o)
+	got, err := granted(ctx, m, ref, aBlob, origin, func(ctx context.Context, r request) (found, error) {
+		desc, source, err := m.stat(ctx, ref, r)
 		return found{desc, source}, err
 	})
 	return got.Descriptor, got.source, err
 }
 
-func (m *Mirror) stat(ctx context.Context, ref reference.Reference, origin upstream.Origin) (ocispec.Descriptor, string, error) {
-	if m.allowed(ctx, ref.Digest) == nil {
+func (m *Mirror) stat(ctx context.Context, ref reference.Reference, r request) (ocispec.Descriptor, string, error) {
+	if m.allowed(ctx, r, ref.Digest) == nil {
 		if desc, source, err := m.local.stat(ctx, ref); err == nil {
 			return desc, source, nil
 		}
@@ -147,14 +145,14 @@ func (m *Mirror) stat(ctx context.Context, ref reference.Reference, origin upstr
 	if desc, source, err := m.statElsewhere(ref); err != nil || source != "" {
 		return desc, source, err
 	}
-	key := scoped(ctx, "stat "+ref.String())
+	key := r.scoped("stat " + ref.String())
 	if err := m.failed(key); err != nil {
 		return ocispec.Descriptor{}, "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
 	desc, err := share(ctx, m, key, func(ctx context.Context) (ocispec.Descriptor, error) {
-		desc, err := m.cfg.Upstream.StatBlob(ctx, ref.Repository, ref.Digest, origin)
+		desc, err := m.cfg.Upstream.StatBlob(ctx, ref.Repository, ref.Digest, r.origin)
 		if err != nil {
 			m.remember(key, err)
 		}
@@ -211,8 +209,8 @@ func (m *Mirror) Tags(ctx context.Context, repo reference.Repository, n int, las
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
 	ref := reference.Reference{Repository: repo}
-	return admitted(ctx, m, ref, aList, origin, func(ctx context.Context, o upstream.Origin) (upstream.TagList, error) {
-		return m.cfg.Upstream.Tags(ctx, repo, n, last, o)
+	return granted(ctx, m, ref, aList, origin, func(ctx context.Context, r request) (upstream.TagList, error) {
+		return m.cfg.Upstream.Tags(ctx, repo, n, last, r.origin)
 	})
 }
 
@@ -223,8 +221,8 @@ func (m *Mirror) Referrers(ctx context.Context, ref reference.Reference, artifac
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.AnswerWithin)
 	defer cancel()
-	got, err := admitted(ctx, m, ref, aList, origin, func(ctx context.Context, o upstream.Origin) (upstream.Referrers, error) {
-		return m.cfg.Upstream.Referrers(ctx, ref.Repository, ref.Digest, artifactType, o)
+	got, err := granted(ctx, m, ref, aList, origin, func(ctx context.Context, r request) (upstream.Referrers, error) {
+		return m.cfg.Upstream.Referrers(ctx, ref.Repository, ref.Digest, artifactType, r.origin)
 	})
 	if err != nil {
 		return ocispec.Index{}, err

@@ -15,7 +15,6 @@ import (
 	"github.com/kioo-dev/kioo/pkg/foreign"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
-	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -40,13 +39,14 @@ func (e *Elsewhere) Error() string {
 type elsewhere struct {
 	policy policy.Foreign
 	// layers are by repository, so that nobody's manifest says where another's layers come from.
-	layers *lru.Cache[layerKey, foreign.Layer]
+	layers *lru.Cache[part, foreign.Layer]
 
 	mu     sync.Mutex // Guards reading a licence together with writing it.
-	rights *lru.Cache[digest.Digest, rights]
+	rights *lru.Cache[part, rights]
 }
 
-type layerKey struct {
+// part is content as a repository's manifests speak of it. What they say holds there alone, for anybody can write one.
+type part struct {
 	repo reference.Repository
 	dgst digest.Digest
 }
@@ -56,23 +56,15 @@ type layerKey struct {
 type rights struct{ restricted, free bool }
 
 func newElsewhere(p policy.Foreign) (*elsewhere, error) {
-	layers, err := lru.New[layerKey, foreign.Layer](maxRemembered)
+	layers, err := lru.New[part, foreign.Layer](maxRemembered)
 	if err != nil {
 		return nil, fmt.Errorf("make memory of foreign layers: %w", err)
 	}
-	known, err := lru.New[digest.Digest, rights](maxRemembered)
+	known, err := lru.New[part, rights](maxRemembered)
 	if err != nil {
 		return nil, fmt.Errorf("make memory of licences: %w", err)
 	}
 	return &elsewhere{policy: p, layers: layers, rights: known}, nil
-}
-
-// see looks at a manifest that is answered from memory, which may have been fetched in another repository's name, or
-// before this process began.
-func (e *elsewhere) see(repo reference.Repository, blob content.Blob) {
-	if b, ok := blob.(content.Bytes); ok {
-		e.learn(repo, b.Body)
-	}
 }
 
 // learn notes the foreign layers of a manifest. Most manifests have none, which shows without parsing them.
@@ -87,10 +79,10 @@ func (e *elsewhere) learn(repo reference.Repository, body []byte) {
 		return // Who needs it will say so.
 	}
 	for _, c := range children[:min(len(children), maxRemembered/4)] {
-		e.note(c)
+		e.note(repo, c)
 		if len(c.URLs) > 0 {
 			urls := c.URLs[:min(len(c.URLs), maxURLs)]
-			e.layers.Add(layerKey{repo, c.Digest}, foreign.Layer{Digest: c.Digest, Size: c.Size, MediaType: c.MediaType, URLs: urls})
+			e.layers.Add(part{repo, c.Digest}, foreign.Layer{Digest: c.Digest, Size: c.Size, MediaType: c.MediaType, URLs: urls})
 		}
 	}
 }
@@ -113,31 +105,34 @@ func (m *Mirror) Recall(ctx context.Context, held []digest.Digest) {
 	}
 }
 
-func (e *elsewhere) note(c ocispec.Descriptor) {
+func (e *elsewhere) note(repo reference.Repository, c ocispec.Descriptor) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	restricted := policy.NonDistributable(c.MediaType)
-	known, ok := e.rights.Get(c.Digest)
+	known, ok := e.rights.Get(part{repo, c.Digest})
 	if !ok && !restricted {
 		return // Nothing says otherwise.
 	}
 	known.restricted = known.restricted || restricted
 	known.free = known.free || !restricted
-	e.rights.Add(c.Digest, known)
+	e.rights.Add(part{repo, c.Digest}, known)
 }
 
 // withheld tells whether a layer is not given to other members.
-func (e *elsewhere) withheld(dgst digest.Digest) bool {
+func (e *elsewhere) withheld(ref reference.Reference) bool {
 	if e.policy.Share {
 		return false
 	}
-	known, _ := e.rights.Peek(dgst)
+	known, ok := e.rights.Peek(part{ref.Repository, ref.Digest})
+	if !ok {
+		known, _ = e.rights.Peek(part{reference.Repository{}, ref.Digest}) // What was held when this process began.
+	}
 	return known.restricted && !known.free
 }
 
 // layer gives a foreign layer of a repository.
 func (e *elsewhere) layer(ref reference.Reference) (foreign.Layer, bool) {
-	return e.layers.Get(layerKey{ref.Repository, ref.Digest})
+	return e.layers.Get(part{ref.Repository, ref.Digest})
 }
 
 // allowed gives the urls of a layer that may be used, or else why none may.
@@ -176,16 +171,16 @@ func (w ways) failed(err error) error {
 }
 
 // ways says where a blob may come from, in order, as the rules have it.
-func (m *Mirror) ways(ref reference.Reference, size int64, origin upstream.Origin, a *admission) (ways, error) {
+func (m *Mirror) ways(ref reference.Reference, size int64, r request) (ways, error) {
 	var w ways
 	route := m.cfg.Policy.Route(ref.Repository)
-	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: origin, saw: m.saw}
+	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: r.origin, saw: m.saw}
 	if route.AsksUpstream() {
 		w.through = registry
 	}
 	layer, foreign := m.elsewhere.layer(ref)
-	if m.cfg.Members != nil && route.AsksMembers() && !m.elsewhere.withheld(ref.Digest) {
-		members := m.cfg.Members.source(ref, a, m.saw)
+	if m.cfg.Members != nil && r.grant.Gives() && route.AsksMembers() && !m.elsewhere.withheld(ref) {
+		members := m.cfg.Members.source(ref, r.grant, m.saw)
 		members.apart = foreign
 		if !foreign && route.AsksUpstream() && m.agrees(size) {
 			w.sources = m.small(members, registry, size)

@@ -32,13 +32,14 @@ type Local struct {
 	// Policy says what is not given to other members. Nil gives everything.
 	Policy *policy.Policy
 	// Withheld tells the blobs that may not be passed on. Nil withholds none.
-	Withheld func(dgst digest.Digest) bool
+	Withheld func(ref reference.Reference) bool
 	// Flights has parts of what is on its way. Nil has nothing.
 	Flights *flight.Group
 	Now     func() time.Time
-	// Gate keeps content to those who may read it.
-	Gate Gate
+	// Access has the rules of who may read what. Nil lets everybody read everything.
+	Access *access.Book
 
+	claims claims
 	// forgotten has when tags were forgotten: what the runtime wrote before says nothing any more.
 	forgotten *lru.Cache[string, time.Time]
 	// memory has the manifests that passed by last; nil has none. A runtime may take a moment to hold them too.
@@ -178,7 +179,7 @@ func (l *Local) passes(ctx context.Context, ref reference.Reference, o upstream.
 
 // keeps says why a blob is not given to any other member, if it is not.
 func (l *Local) keeps(ref reference.Reference) error {
-	if l.Withheld != nil && l.Withheld(ref.Digest) {
+	if l.Withheld != nil && l.Withheld(ref) {
 		return fmt.Errorf("%s may not be passed on: %w", ref, ErrDenied)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/peer"
@@ -110,21 +111,22 @@ func (m *Members) failed(member discovery.Member, ref reference.Reference, err e
 
 // Tag asks up to three members that know a tag, and gives the newest answer. vouched says that it is upstream's word,
 // and Confirmed when it was heard; else it is when that member pulled the image.
-func (m *Members) Tag(ctx context.Context, ref reference.Reference) (newest content.Tag, vouched bool, err error) {
+func (m *Members) Tag(ctx context.Context, ref reference.Reference, claim access.Claim) (newest content.Tag, vouched bool, err error) {
 	found, err := m.finder.Providers(ctx, discovery.TagKey(ref.String()))
 	if err != nil {
 		return content.Tag{}, false, err
 	}
 	var (
-		asked sync.WaitGroup
-		mu    sync.Mutex
+		asked  sync.WaitGroup
+		mu     sync.Mutex
+		client = m.client.For(claim)
 	)
 	for _, p := range found[:min(len(found), maxAsked)] {
 		if len(p.Member.PeerAPI) == 0 {
 			continue
 		}
 		asked.Go(func() {
-			answer, err := m.client.Tag(ctx, p.Member.PeerAPI, ref)
+			answer, err := client.Tag(ctx, p.Member.PeerAPI, ref)
 			if err != nil {
 				m.failed(p.Member, ref, err)
 				return
@@ -133,7 +135,7 @@ func (m *Members) Tag(ctx context.Context, ref reference.Reference) (newest cont
 			defer mu.Unlock()
 			// By age, because members' clocks differ.
 			if confirmed := m.now().Add(-answer.Age); newest.Target.Digest == "" || confirmed.After(newest.Confirmed) {
-				newest, vouched = content.Tag{Target: answer.Target, Confirmed: confirmed}, answer.Vouched
+				newest, vouched = content.Tag{Target: answer.Target, Confirmed: confirmed, Author: p.Member.ID.String()}, answer.Vouched
 			}
 		})
 	}
@@ -146,7 +148,9 @@ func (m *Members) Tag(ctx context.Context, ref reference.Reference) (newest cont
 
 // Manifest gets a manifest by digest, verified: from one of some members, or of those that discovery knows to hold it
 // if none are named.
-func (m *Members) Manifest(ctx context.Context, ref reference.Reference, from ...discovery.Member) (ocispec.Descriptor, []byte, error) {
+func (m *Members) Manifest(
+	ctx context.Context, ref reference.Reference, claim access.Claim, from ...discovery.Member,
+) (ocispec.Descriptor, []byte, error) {
 	members := m.unblamed(from, ref.Digest)
 	if len(from) == 0 {
 		var err error
@@ -156,8 +160,9 @@ func (m *Members) Manifest(ctx context.Context, ref reference.Reference, from ..
 	}
 	ctx, cancel := context.WithTimeout(ctx, openWithin)
 	defer cancel()
+	client := m.client.For(claim)
 	won, err := race(ctx, members, func(ctx context.Context, member discovery.Member) (fetched, error) {
-		desc, body, err := m.client.Manifest(ctx, member.PeerAPI, ref)
+		desc, body, err := client.Manifest(ctx, member.PeerAPI, ref)
 		if err != nil {
 			m.failed(member, ref, err)
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/flight"
@@ -143,7 +144,7 @@ func TestBlobFromMembers(t *testing.T) {
 			for i, handler := range test.members {
 				w.add(t, fmt.Sprint(i), handler)
 			}
-			in, err := w.open(t).Source(ref).Open(t.Context(), 0, -1)
+			in, err := w.open(t).Source(ref, access.Ungoverned(ref.Repository)).Open(t.Context(), 0, -1)
 			if (err != nil) != test.fails {
 				t.Fatalf("open: %v", err)
 			}
@@ -167,7 +168,7 @@ func TestBlobFromMembers(t *testing.T) {
 func TestRangeFromMembers(t *testing.T) {
 	w := newTown(t)
 	w.add(t, "0", holds(blob))
-	in, err := w.open(t).Source(ref).Open(t.Context(), 100, 300)
+	in, err := w.open(t).Source(ref, access.Ungoverned(ref.Repository)).Open(t.Context(), 100, 300)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +183,7 @@ func TestCancelledWhileMembersAreSilent(t *testing.T) {
 	w.add(t, "0", silent)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := w.open(t).Source(ref).Open(ctx, 0, -1); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := w.open(t).Source(ref, access.Ungoverned(ref.Repository)).Open(ctx, 0, -1); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v", err)
 	}
 	if len(w.dead) != 0 {
@@ -214,7 +215,7 @@ func TestWrongBytesFromAMember(t *testing.T) {
 			Held:   func(digest.Digest) bool { return false },
 		})
 		var got bytes.Buffer
-		r, err := g.Join(t.Context(), ref.Digest, -1, members.Source(ref))
+		r, err := g.Join(t.Context(), ref.Digest, -1, members.Source(ref, access.Ungoverned(ref.Repository)))
 		if err == nil {
 			_, err = r.CopyRange(t.Context(), &got, 0, r.Size())
 			r.Close()
@@ -239,7 +240,7 @@ func TestManifestFromMembers(t *testing.T) {
 	w.add(t, "2", holds(body))
 	m := w.open(t)
 	for range 2 {
-		desc, got, err := m.Manifest(t.Context(), mref)
+		desc, got, err := m.Manifest(t.Context(), mref, access.ClaimChecked)
 		if err != nil || !bytes.Equal(got, body) || desc.Digest != mref.Digest || desc.Size != int64(len(body)) {
 			t.Errorf("%+v, %q, %v", desc, got, err)
 		}
@@ -258,13 +259,13 @@ func TestNewestTagCounts(t *testing.T) {
 	tag := reference.Reference{Repository: ref.Repository, Tag: "v1"}
 	w := newTown(t)
 	m := w.open(t)
-	if _, _, err := m.Tag(t.Context(), tag); !errors.Is(err, content.ErrNotFound) {
+	if _, _, err := m.Tag(t.Context(), tag, access.ClaimChecked); !errors.Is(err, content.ErrNotFound) {
 		t.Errorf("nobody knows it: %v", err)
 	}
 	w.add(t, "0", says(old, "500"))
 	w.add(t, "1", says(young, "20"))
 	w.add(t, "2", lacks)
-	got, vouched, err := m.Tag(t.Context(), tag)
+	got, vouched, err := m.Tag(t.Context(), tag, access.ClaimChecked)
 	if err != nil || !vouched || got.Target.Digest != young || time.Since(got.Confirmed).Round(10*time.Second) != 20*time.Second {
 		t.Errorf("%+v, %v", got, err)
 	}

@@ -81,7 +81,7 @@ type Config struct {
 	Coordinator Coordinator
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
-	// Access says who may read what, by what Upstream has it Learn. Nil lets everybody read everything, and uses nobody's
+	// Access says who may read what, by what it Learns from Upstream. Nil lets everybody read everything, and uses nobody's
 	// credentials but the node's own.
 	Access *access.Book
 	// Policy says whom a request may reach, and who is believed about tags. Nil is that of a configuration without rules.
@@ -107,8 +107,8 @@ type Mirror struct {
 	local     *Local
 	failures  *lru.Cache[string, failure]
 	memory    *lru.Cache[digest.Digest, fetched]
-	children  *lru.Cache[digest.Digest, child]
 	windows   *lru.Cache[string, time.Duration] // What registries said of how long tags count.
+	hints     *hints
 	elsewhere *elsewhere
 	tags      *prometheus.CounterVec
 	ages      prometheus.Histogram
@@ -145,9 +145,8 @@ func New(cfg Config) (*Mirror, error) {
 	}
 	m.local = &Local{
 		Held: cfg.Held, Keeper: cfg.Keeper, Runtime: cfg.Tags, Policy: cfg.Policy, Withheld: m.elsewhere.withheld,
-		Flights: cfg.Flights, Now: cfg.Now,
+		Flights: cfg.Flights, Now: cfg.Now, Access: cfg.Access,
 	}
-	m.local.Gate.Access = cfg.Access
 	if m.local.forgotten, err = lru.New[string, time.Time](maxRemembered); err != nil {
 		return nil, fmt.Errorf("make memory of forgotten tags: %w", err)
 	}
@@ -161,8 +160,8 @@ func New(cfg Config) (*Mirror, error) {
 		return nil, fmt.Errorf("make memory of manifests: %w", err)
 	}
 	m.local.memory = m.memory
-	if m.children, err = lru.New[digest.Digest, child](maxRemembered); err != nil {
-		return nil, fmt.Errorf("make memory of children: %w", err)
+	if m.hints, err = newHints(); err != nil {
+		return nil, err
 	}
 	factory := promauto.With(cfg.Registerer)
 	m.probes = factory.NewCounter(prometheus.CounterOpts{
@@ -178,7 +177,7 @@ func New(cfg Config) (*Mirror, error) {
 	})
 	m.checks = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_access_checks_total",
-		Help: "Questions to upstream whether held content may be given, by how they ended: open (everybody may read), accepted, refused, offline (upstream can't be asked, and it was given) or failed.",
+		Help: "Questions to upstream whether held content may be given, by how they ended: open (everybody may read), accepted, refused, offline (upstream can't be asked, and it was given) or failed (upstream's answer says nothing of who may read).",
 	}, []string{"result"})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
@@ -233,10 +232,9 @@ func share[T any](ctx context.Context, m *Mirror, key string, fn func(context.Co
 		err   error
 	}
 	done := make(chan result, 1)
-	admission := admissionOf(ctx)
 	m.running.Go(func() {
 		value, err, _ := m.shared.Do(key, func() (any, error) {
-			ctx, cancel := context.WithTimeout(admission.in(m.ctx), m.cfg.AnswerWithin)
+			ctx, cancel := context.WithTimeout(m.ctx, m.cfg.AnswerWithin)
 			defer cancel()
 			return fn(ctx)
 		})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/access/accesstest"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/mirror"
@@ -63,7 +64,7 @@ func TestPartsOfOthers(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			book := access.New(access.Config{AcceptedFor: time.Minute, RefusedFor: time.Minute, OpenFor: time.Hour, Now: time.Now})
-			book.Refuse(private, access.Credentials{}, []string{`Basic realm="x"`})
+			accesstest.Refuse(book, private, access.Credentials{}, `Basic realm="x"`)
 			m, flights := newGuarded(t, mirror.Config{Access: book})
 			defer m.Close()
 			defer flights.Close()

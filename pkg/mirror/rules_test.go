@@ -115,7 +115,8 @@ func (s *situation) model(plan policy.Plan) (answer string, stale bool, asked []
 		case policy.Upstream:
 			asked, passed = append(asked, "upstream"), true
 			if s.upstream == 200 && (!s.byDigest || s.holder == "upstream") {
-				if s.own != unknown && !s.byDigest && s.peers { // It moved, and what it means now is content by digest.
+				// It moved, or each member asks for itself, and what it means now is content by digest.
+				if (s.own != unknown || s.policy != config.PeersFirst) && !s.byDigest && s.peers {
 					asked = append(asked, "member", "upstream")
 				}
 				return "upstream", false, asked

@@ -22,7 +22,7 @@ func (m *Mirror) agrees(size int64) bool {
 
 // small gives where a flight gets a blob of one piece from: other members, then upstream.
 func (m *Mirror) small(members *membersSource, registry *upstreamSource, size int64) []flight.Source {
-	s := &small{m: m, dgst: members.ref.Digest, key: swarmKey(members.ref.Digest.String(), members.scope), size: size}
+	s := &small{m: m, dgst: members.ref.Digest, key: swarmKey(members.ref.Digest.String(), members.grant.Scope()), size: size}
 	return []flight.Source{&smallMembers{members, s}, &smallUpstream{registry, s}}
 }
 

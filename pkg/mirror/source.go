@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/peer"
@@ -68,24 +69,25 @@ func (s *upstreamSource) String() string {
 
 // Source gives the members that hold a blob as one source of a flight: it asks the next one whenever one fails, at
 // the byte where that one stopped.
-func (m *Members) Source(ref reference.Reference) flight.Source { return m.source(ref, nil, nil) }
+func (m *Members) Source(ref reference.Reference, grant access.Grant) flight.Source {
+	return m.source(ref, grant, nil)
+}
 
-// source is Source on the ground of an admission.
-func (m *Members) source(ref reference.Reference, a *admission, saw func(reference.Reference, digest.Digest)) *membersSource {
+func (m *Members) source(ref reference.Reference, grant access.Grant, saw func(reference.Reference, digest.Digest)) *membersSource {
 	return &membersSource{
-		members: m, ref: ref, admission: a, scope: a.scope(), saw: saw,
+		members: m, ref: ref, grant: grant, client: m.client.For(grant.Claim()), saw: saw,
 		failed: map[p2p.ID]bool{}, used: map[p2p.ID]discovery.Member{},
 	}
 }
 
 // membersSource is the other members, as a flight sees them.
 type membersSource struct {
-	members   *Members
-	ref       reference.Reference
-	admission *admission // Nil for none.
-	scope     string     // What the admission's was when the flight began.
-	apart     bool       // No swarm helps: it knows of no place but members and upstream.
-	saw       func(ref reference.Reference, dgst digest.Digest)
+	members *Members
+	ref     reference.Reference
+	grant   access.Grant
+	client  *peer.Client // Asks with the grant's claim.
+	apart   bool         // No swarm helps: it knows of no place but members and upstream.
+	saw     func(ref reference.Reference, dgst digest.Digest)
 
 	mu     sync.Mutex
 	named  []discovery.Member // By the coordinator, to be tried before those that discovery knows.
@@ -109,10 +111,8 @@ func (s *membersSource) Verified() {
 // Reference says what the source is asked for, and whether a swarm may help with it.
 func (s *membersSource) Reference() (reference.Reference, bool) { return s.ref, !s.apart }
 
-// Ground gives a context in which members are asked on the same ground as by the source.
-func (s *membersSource) Ground(ctx context.Context) context.Context {
-	return s.admission.within(ctx, s.scope)
-}
+// Claim is what members are told of the clients that the source is for.
+func (s *membersSource) Claim() access.Claim { return s.grant.Claim() }
 
 // Trusted implements flight.Source.
 func (s *membersSource) Trusted() bool { return false }
@@ -129,7 +129,7 @@ func (s *membersSource) Blame(err error) {
 
 // Open implements flight.Source.
 func (s *membersSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
-	stream := &membersStream{source: s, ctx: s.Ground(ctx), pos: off, end: end}
+	stream := &membersStream{source: s, ctx: ctx, pos: off, end: end}
 	if err := stream.reopen(openWithin); err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func (s *holderSource) String() string { return "member " + s.first.ID.String() 
 
 // Open implements flight.Source.
 func (s *holderSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
-	stream := &membersStream{source: s.membersSource, ctx: s.Ground(ctx), pos: off, end: end, first: []discovery.Member{s.first}}
+	stream := &membersStream{source: s.membersSource, ctx: ctx, pos: off, end: end, first: []discovery.Member{s.first}}
 	if err := stream.reopen(openWithin); err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (s *membersStream) open(within time.Duration, members []discovery.Member) (
 		}
 	}
 	won, err := race(ctx, members, func(ctx context.Context, member discovery.Member) (*peer.Stream, error) {
-		in, err := s.source.members.client.Blob(ctx, member.PeerAPI, s.source.ref, s.pos, s.end)
+		in, err := s.source.client.Blob(ctx, member.PeerAPI, s.source.ref, s.pos, s.end)
 		if err != nil && ctx.Err() == nil {
 			s.source.fail(member, err)
 		}

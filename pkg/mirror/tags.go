@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/policy"
@@ -49,26 +50,26 @@ func (m *Mirror) meaning(ctx context.Context, ref reference.Reference) meaning {
 }
 
 // byTag finds out what a tag means, from whoever may say so, and gets the manifest.
-func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meaning, origin upstream.Origin) (*Answer, error) {
+func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meaning, r request) (*Answer, error) {
 	if known.fresh {
-		if a, err := m.byDigest(ctx, withDigest(ref, known.Tag), origin); err == nil {
+		if a, err := m.byDigest(ctx, withDigest(ref, known.Tag), r); err == nil {
 			return m.meant(a, known.Tag, "fresh"), nil
 		}
 		known.known, known.fresh = false, false // It means a manifest that can't be had any more. Ask again.
 	}
 	if !known.route.AsksUpstream() {
-		return m.withoutUpstream(ctx, ref, known)
+		return m.withoutUpstream(ctx, ref, known, r)
 	}
-	key := manifestKey(ctx, ref)
+	key := manifestKey(r, ref)
 	if err := m.failed(key); err != nil {
-		return m.lastKnown(ctx, ref, known, err)
+		return m.lastKnown(ctx, ref, known, r, err)
 	}
 	if known.rule.MembersFirst() {
 		// One confirmation serves the whole cluster; and where a tag is not expected to move, an old one will do.
-		if tag, vouched, err := m.askMembers(ctx, ref, known); err == nil && known.rule.BelieveMembers(m.known(known), policy.Known{
+		if tag, vouched, err := m.askMembers(ctx, ref, known, r); err == nil && known.rule.BelieveMembers(m.known(known), policy.Known{
 			Known: true, Vouched: vouched, Age: m.age(tag),
 		}) {
-			if a, err := m.byDigest(ctx, withDigest(ref, tag), origin); err == nil {
+			if a, err := m.byDigest(ctx, withDigest(ref, tag), r); err == nil {
 				return m.meant(a, tag, Peer), nil
 			}
 		}
@@ -86,17 +87,17 @@ func (m *Mirror) byTag(ctx context.Context, ref reference.Reference, known meani
 			ctx, cancel = context.WithTimeout(ctx, confirmWithin)
 			defer cancel()
 		}
-		return m.agree(ctx, ref, known, origin)
+		return m.agree(ctx, ref, known, r)
 	})
 	switch {
 	case err != nil:
-		return m.lastKnown(ctx, ref, known, err)
+		return m.lastKnown(ctx, ref, known, r, err)
 	case got.body != nil:
 		m.ages.Observe(0)
 		return m.kept(ctx, got), nil
 	}
 	m.ages.Observe(0)
-	return m.byDigest(ctx, withDigest(ref, content.Tag{Target: got.desc}), origin)
+	return m.byDigest(ctx, withDigest(ref, content.Tag{Target: got.desc}), r)
 }
 
 // meant makes the answer for a manifest that of the tag that means it.
@@ -115,7 +116,7 @@ func (m *Mirror) age(tag content.Tag) time.Duration { return max(0, m.cfg.Now().
 
 // known is what the policy has to know of a meaning.
 func (m *Mirror) known(k meaning) policy.Known {
-	return policy.Known{Known: k.known, Vouched: k.vouched, Age: m.age(k.Tag)}
+	return policy.Known{Known: k.known, Vouched: k.vouched, Own: k.Author == "", Age: m.age(k.Tag)}
 }
 
 // memberTag is what other members know of a tag.
@@ -126,12 +127,12 @@ type memberTag struct {
 
 // askMembers asks the other members what a tag means, once for all who ask at the same time, and remembers it. vouched
 // says that it is a registry's word.
-func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference, known meaning) (tag content.Tag, vouched bool, err error) {
-	if m.cfg.Members == nil || !known.route.AsksMembers() {
+func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference, known meaning, r request) (tag content.Tag, vouched bool, err error) {
+	if m.cfg.Members == nil || !known.route.AsksMembers() || !r.grant.Gives() {
 		return content.Tag{}, false, content.ErrNotFound
 	}
-	got, err := share(ctx, m, scoped(ctx, "members "+ref.String()), func(ctx context.Context) (memberTag, error) {
-		tag, vouched, err := m.cfg.Members.Tag(ctx, ref)
+	got, err := share(ctx, m, r.scoped("members "+ref.String()), func(ctx context.Context) (memberTag, error) {
+		tag, vouched, err := m.cfg.Members.Tag(ctx, ref, r.grant.Claim())
 		if err != nil {
 			return memberTag{}, err
 		}
@@ -149,23 +150,24 @@ func (m *Mirror) askMembers(ctx context.Context, ref reference.Reference, known 
 	return got.Tag, got.vouched, err
 }
 
-// agree finds out what a tag means now: one member asks upstream for all that want to know at the same time.
-func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meaning, origin upstream.Origin) (fetched, error) {
-	if !known.route.AsksMembers() {
-		return m.confirm(ctx, ref, known, origin)
+// agree finds out what a tag means now: where members are believed, one of them asks upstream for all that want to know
+// at the same time. Everywhere else each asks for itself.
+func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meaning, r request) (fetched, error) {
+	if !known.route.AsksMembers() || !known.rule.MembersFirst() || !r.grant.Gives() {
+		return m.confirm(ctx, ref, known, r)
 	}
-	scope := admissionOf(ctx).scope()
+	scope := r.grant.Scope()
 	p := m.pursueTag(swarmKey(ref.String(), scope), m.sharedFor(ref, known.rule))
 	switch what, answer := p.next(ctx); what {
 	case believe:
-		tag := content.Tag{Target: answer.Value.Target, Confirmed: answer.Value.Confirmed}
+		tag := content.Tag{Target: answer.Value.Target, Confirmed: answer.Value.Confirmed, Author: tracker}
 		m.tags.WithLabelValues("shared").Inc()
 		m.setTag(ctx, ref, tag)
 		return fetched{desc: tag.Target}, nil
 	case lead:
 		l := p.lead()
 		asked := m.cfg.Now() // Whoever has the tag forgotten from now on is not to be told of this.
-		got, err := m.confirm(ctx, ref, known, origin)
+		got, err := m.confirm(ctx, ref, known, r)
 		l.end(func(ctx context.Context) {
 			if err != nil {
 				m.tell(ctx, p.key, failed(1, err))
@@ -180,36 +182,38 @@ func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meani
 		})
 		return got, err
 	}
-	return m.confirm(ctx, ref, known, origin)
+	return m.confirm(ctx, ref, known, r)
 }
 
 // sharedFor gives how old a confirmation by another member may be. One from before the tag was forgotten is none.
 func (m *Mirror) sharedFor(ref reference.Reference, rule policy.TagRule) time.Duration {
 	within := rule.FreshFor
-	if !rule.MembersFirst() {
-		within = min(within, moment)
-	}
 	if at, ok := m.local.forgotten.Peek(ref.String()); ok {
 		within = min(within, max(0, m.cfg.Now().Sub(at)))
 	}
 	return within
 }
 
+// tracker is the author of what was agreed on: the member that coordinates the tag says that another one heard it.
+const tracker = "tracker"
+
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls
-// are counted; what is not, with GET, because the client will want it next.
-func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known meaning, origin upstream.Origin) (fetched, error) {
+// are counted; what is not, with GET, because the client will want it next. Where each member asks for itself it is
+// HEAD, and they agree on who gets the manifest.
+func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known meaning, r request) (fetched, error) {
 	asked := m.cfg.Now()
-	if !known.known {
-		got, err := m.fetch(ctx, ref, origin)
+	agree := m.cfg.Members != nil && known.route.AsksMembers() && r.grant.Gives()
+	if !known.known && (known.rule.MembersFirst() || !agree) {
+		got, err := m.fetch(ctx, ref, r)
 		if err == nil {
 			m.tags.WithLabelValues("new").Inc()
 			m.confirmed(ctx, ref, got.desc, got.lifetime, asked)
 		}
 		return got, err
 	}
-	head, err := m.cfg.Upstream.Head(ctx, ref, known.Target.Digest, origin)
+	head, err := m.cfg.Upstream.Head(ctx, ref, known.Target.Digest, r.origin)
 	if err != nil {
-		return fetched{}, m.gone(ctx, ref, err)
+		return fetched{}, m.gone(ctx, ref, r, err)
 	}
 	desc := head.Descriptor
 	if desc.Digest == known.Target.Digest {
@@ -218,19 +222,43 @@ func (m *Mirror) confirm(ctx context.Context, ref reference.Reference, known mea
 		return fetched{desc: known.Target}, nil
 	}
 	// The new manifest comes first, so that the tag never means something that could not be had.
-	if a, err := m.open(ctx, desc.Digest); err == nil {
+	if a, err := m.open(ctx, r, desc.Digest); err == nil {
 		a.Blob.Close()
-	} else if _, err := m.fetch(ctx, withDigest(ref, content.Tag{Target: desc}), origin); err != nil {
+	} else if _, err := m.fetch(ctx, withDigest(ref, content.Tag{Target: desc}), r); err != nil {
 		return fetched{}, err
 	}
-	m.tags.WithLabelValues("moved").Inc()
+	m.tags.WithLabelValues(known.changed(desc)).Inc()
 	m.confirmed(ctx, ref, desc, head.Lifetime, asked)
 	return fetched{desc: desc}, nil
 }
 
+// changed says how a registry's word differs from what was known.
+func (k meaning) changed(desc ocispec.Descriptor) string {
+	switch {
+	case !k.known:
+		return "new"
+	case k.Target.Digest == desc.Digest:
+		return "confirmed"
+	}
+	return "moved"
+}
+
+// byHeard answers with what upstream said of the tag when it was asked who may read.
+func (m *Mirror) byHeard(ctx context.Context, ref reference.Reference, known meaning, r request) (*Answer, error) {
+	// The manifest comes first, so that the tag never means something that could not be had.
+	a, err := m.byDigest(ctx, withDigest(ref, content.Tag{Target: r.heard.desc}), r)
+	if err != nil {
+		return nil, err
+	}
+	m.tags.WithLabelValues(known.changed(r.heard.desc)).Inc()
+	m.ages.Observe(0)
+	m.confirmed(ctx, ref, r.heard.desc, r.heard.lifetime, r.heard.asked)
+	return a, nil
+}
+
 // lastKnown answers with what a tag meant when it was last confirmed, here or at another member, if it may and if that
 // can be had. It is for upstreams that can't be asked: one that says no is believed.
-func (m *Mirror) lastKnown(ctx context.Context, ref reference.Reference, known meaning, err error) (*Answer, error) {
+func (m *Mirror) lastKnown(ctx context.Context, ref reference.Reference, known meaning, r request, err error) (*Answer, error) {
 	unasked := errors.Is(err, upstream.ErrUnavailable) || errors.Is(err, upstream.ErrRateLimited) ||
 		errors.Is(err, upstream.ErrInvalid) || errors.Is(err, context.DeadlineExceeded)
 	if !known.rule.FallsBack() || !unasked {
@@ -239,14 +267,14 @@ func (m *Mirror) lastKnown(ctx context.Context, ref reference.Reference, known m
 	tag := known.Tag
 	if !known.known {
 		var merr error
-		if tag, _, merr = m.askMembers(ctx, ref, known); merr != nil {
+		if tag, _, merr = m.askMembers(ctx, ref, known, r); merr != nil {
 			return nil, err
 		}
 	}
 	if !known.rule.FallBack(policy.Known{Known: true, Age: m.age(tag)}) {
 		return nil, fmt.Errorf("what is known of %s is %v old, and more than %v is too old: %w", ref, m.age(tag), known.rule.MaxStale, err)
 	}
-	a, aerr := m.byDigest(ctx, withDigest(ref, tag), upstream.Origin{})
+	a, aerr := m.byDigest(ctx, withDigest(ref, tag), r)
 	if aerr != nil {
 		return nil, err
 	}
@@ -258,17 +286,17 @@ func (m *Mirror) lastKnown(ctx context.Context, ref reference.Reference, known m
 
 // withoutUpstream answers for a tag whose route asks nothing outside of the cluster: whatever is known here, or else at
 // other members, is what it means.
-func (m *Mirror) withoutUpstream(ctx context.Context, ref reference.Reference, known meaning) (*Answer, error) {
+func (m *Mirror) withoutUpstream(ctx context.Context, ref reference.Reference, known meaning, r request) (*Answer, error) {
 	tag := known.Tag
 	how := "local"
 	if !known.known {
 		var err error
-		if tag, _, err = m.askMembers(ctx, ref, known); err != nil {
+		if tag, _, err = m.askMembers(ctx, ref, known, r); err != nil {
 			return nil, fmt.Errorf("%s, and its route (%s) asks nothing outside of the cluster: %w", ref, known.route.Name, err)
 		}
 		how = Peer
 	}
-	a, err := m.byDigest(ctx, withDigest(ref, tag), upstream.Origin{})
+	a, err := m.byDigest(ctx, withDigest(ref, tag), r)
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +324,7 @@ func (m *Mirror) Refresh(ctx context.Context, ref reference.Reference) error {
 	}
 	m.local.forgotten.Add(ref.String(), m.cfg.Now())
 	m.windows.Remove(ref.String())
-	m.failures.Remove(manifestKey(ctx, ref))
+	m.failures.Remove(manifestKey(request{grant: access.Ungoverned(ref.Repository)}, ref))
 	if err := m.cfg.Keeper.DeleteTag(ctx, ref); err != nil {
 		return fmt.Errorf("refresh %s: %w", ref, err)
 	}

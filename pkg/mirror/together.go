@@ -25,9 +25,6 @@ const (
 	waitForOthers = 5 * time.Second
 	// waitForTag is the same for tags. It leaves some of the time that upstream has to confirm a tag.
 	waitForTag = 2500 * time.Millisecond
-	// moment is how old a confirmation of a tag that moves may be to be shared. It is long enough for a cluster whose
-	// nodes pull at once, and too short for anybody to push, pull elsewhere, and pull here.
-	moment = 2 * time.Second
 	// tellWithin bounds one word to a coordinator that nobody waits for.
 	tellWithin = 2 * time.Second
 	// keptWithin is how long a blob may take from its last byte until this node holds it. One that does not hold what it
@@ -75,8 +72,8 @@ type pursuit struct {
 func swarmKey(key, scope string) string { return coordinator.Apart(key, scope) }
 
 // pursue begins to agree with others on content of that size, which is negative if it is not known.
-func (m *Mirror) pursue(ctx context.Context, dgst digest.Digest, size int64) *pursuit {
-	return m.pursueAs(swarmKey(dgst.String(), admissionOf(ctx).scope()), size)
+func (m *Mirror) pursue(r request, dgst digest.Digest, size int64) *pursuit {
+	return m.pursueAs(swarmKey(dgst.String(), r.grant.Scope()), size)
 }
 
 func (m *Mirror) pursueAs(key string, size int64) *pursuit {

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -83,6 +84,7 @@ type Client struct {
 	cfg      ClientConfig
 	limit    *rate.Limiter // Nil without a cap.
 	received prometheus.Counter
+	claim    access.Claim // See For.
 }
 
 // Who asks is in these headers of every request.
@@ -295,11 +297,12 @@ func (c *Client) send(
 		req.Header.Set(MemberHeader, c.cfg.Member)
 		req.Header.Set(ZoneHeader, c.cfg.Zone)
 	}
-	as := setClaim(ctx, req)
+	if c.claim != "" {
+		req.Header.Set(ClaimHeader, string(c.claim))
+	}
 	resp, err := c.http.Do(req)
 	switch {
 	case err == nil:
-		as.hear(resp)
 		return resp, nil
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)

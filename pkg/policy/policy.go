@@ -189,7 +189,9 @@ type Known struct {
 	Known bool
 	// Vouched says that a registry said so, Age ago. Else it is what somebody pulled, and nobody knows how old it is.
 	Vouched bool
-	Age     time.Duration
+	// Own says that this node heard the registry itself. Else it is the word of another member.
+	Own bool
+	Age time.Duration
 }
 
 // Fresh tells whether what this node knows is answered without asking anybody. said is how long the registry said that
@@ -199,7 +201,8 @@ func (t TagRule) Fresh(own Known, said time.Duration) bool {
 	if said >= 0 {
 		window = said
 	}
-	return t.Policy != config.Never && own.Known && own.Vouched && own.Age < window
+	believed := own.Own || t.Policy == config.PeersFirst
+	return t.Policy != config.Never && own.Known && own.Vouched && believed && own.Age < window
 }
 
 // Answers tells whether such tags are answered for at all.

@@ -171,7 +171,8 @@ func TestTagRules(t *testing.T) {
 	ages := []time.Duration{0, 30 * time.Second, time.Minute, time.Hour}
 	var states []Known
 	for _, age := range ages {
-		states = append(states, Known{true, true, age}, Known{true, false, age})
+		states = append(states,
+			Known{Known: true, Vouched: true, Own: true, Age: age}, Known{Known: true, Vouched: true, Age: age}, Known{Known: true, Age: age})
 	}
 	states = append(states, Known{})
 	count := 0
@@ -221,7 +222,6 @@ func decide(r TagRule, own, theirs Known, said time.Duration, up bool) string {
 // model says the same in other words.
 func model(r TagRule, own, theirs Known, said time.Duration, up bool) string {
 	confirmed := func(k Known, within time.Duration) bool { return k.Known && k.Vouched && k.Age < within }
-	own1 := own
 	window := map[bool]time.Duration{true: r.FreshFor, false: said}[said < 0]
 	notTooStale := func(k Known) bool { return k.Known && (r.MaxStale == 0 || k.Age <= r.MaxStale) }
 	answers := []struct {
@@ -229,7 +229,7 @@ func model(r TagRule, own, theirs Known, said time.Duration, up bool) string {
 		when bool
 	}{
 		{"nobody", r.Policy == "never"},
-		{"own", confirmed(own1, window)},
+		{"own", confirmed(own, window) && (own.Own || r.Policy == "peers-first")},
 		{"members", r.Policy == "peers-first" && confirmed(theirs, r.FreshFor)},
 		{"members", r.Policy == "peers-first" && !own.Known && theirs.Known && r.MaxAge == 0},
 		{"members", r.Policy == "peers-first" && !own.Known && theirs.Known && theirs.Vouched && theirs.Age <= r.MaxAge},

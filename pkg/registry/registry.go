@@ -50,8 +50,6 @@ type Config struct {
 	// WriteTimeout is how long a client may take to accept four mebibytes, or less where there is less. 1 minute by
 	// default; clients slower than that are cut off, and runtimes then resume where they were.
 	WriteTimeout time.Duration
-	// OpenFor, if not nil, tells for how long a repository is known to be one that everybody may read, for other members.
-	OpenFor func(repo reference.Repository) (age time.Duration, ok bool)
 
 	// Pulled hears of content that a client got, to its end. It must not wait. Nil: nobody does.
 	Pulled func(p Pull)
@@ -156,11 +154,6 @@ func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
 	}
 	if err := h.cfg.Backend.Check(named.Repository); err != nil {
 		return err
-	}
-	if h.cfg.OpenFor != nil {
-		if age, ok := h.cfg.OpenFor(named.Repository); ok {
-			w.Header().Set(peer.OpenHeader, strconv.FormatInt(int64(age.Seconds()), 10))
-		}
 	}
 	switch named.Kind {
 	case reference.KindManifest:

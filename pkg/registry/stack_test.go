@@ -250,7 +250,7 @@ func newStack(t *testing.T, o options) *stack {
 		},
 		Timeouts: timeouts,
 		Retries:  upstream.Retries{Attempts: 2, Base: 10 * time.Millisecond, Within: 2 * time.Second},
-		Observe:  mirror.Learn(s.book),
+		Observe:  s.book.Learn,
 		Log:      log, Registerer: o.metrics,
 	})
 	if err != nil {

@@ -263,6 +263,7 @@ func (b *Blob) accept(i int, resp *http.Response) (err error) {
 		}
 	}()
 	ep := b.reg.endpoints[i]
+	b.req.named = headerDigest(resp.Header) == b.req.blob
 	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
 		return errEncoded
 	}

@@ -47,10 +47,10 @@ func TestClientCredentials(t *testing.T) {
 	var outcomes []string
 	cfg := fast(at(cache, registry)...)
 	cfg.Credentials = dockerConfig(t, registry.host(), "node:own")
-	cfg.Observe = func(o Outcome) {
+	cfg.Observe = func(a access.Answer) {
 		mu.Lock()
 		defer mu.Unlock()
-		outcomes = append(outcomes, fmt.Sprint(!o.Credentials.IsZero(), o.Authorized, o.Err == nil))
+		outcomes = append(outcomes, fmt.Sprint(!a.Credentials.IsZero(), a.Speaker, a.Status))
 	}
 	c := client(t, cfg)
 	get := func(header string) error {
@@ -88,7 +88,7 @@ func TestClientCredentials(t *testing.T) {
 			t.Error("storage got the client's credentials")
 		}
 	}
-	want := []string{"true true true", "true true true", "true true true", "true true false", "true true false", "true true false"}
+	want := []string{"true 1 200", "true 1 200", "true 1 200", "true 2 401", "true 2 403", "true 2 401"}
 	if !slices.Equal(outcomes, want) {
 		t.Errorf("observed %q", outcomes)
 	}

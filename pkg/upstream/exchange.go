@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/sleep"
 	"github.com/opencontainers/go-digest"
@@ -30,10 +31,16 @@ type request struct {
 	verified bool
 	// blob is set for GETs of blobs, whose redirects are remembered.
 	blob digest.Digest
+	// manifest says that it is for a manifest.
+	manifest bool
 	// also are statuses below 400 that are wanted besides 200 and 206.
 	also []int
-	// authorized notes that the registry wanted to know who asks.
-	authorized bool
+	// asked is what is asked for, as far as it says something of who may read.
+	asked access.Asked
+	// speaker and status are who answered last, and how; named says that the answer is of what was asked for.
+	speaker access.Speaker
+	status  int
+	named   bool
 }
 
 // url is where an endpoint has what is asked for.
@@ -60,10 +67,41 @@ func (r *request) target(ep *endpoint) targetKey {
 // before the registry must not fail what the registry has. The last endpoint has the last word.
 func (c *Client) ask(ctx context.Context, reg *registry, r *request, use func(i int, resp *http.Response) error) error {
 	err := c.attempts(ctx, reg, r, use)
-	c.cfg.Observe(Outcome{
-		Repository: r.repo, Credentials: r.origin.Credentials, Authorized: r.authorized, Err: err,
-	})
+	c.cfg.Observe(r.answer(err))
 	return err
+}
+
+// answer is what a question's end says of who may read.
+func (r *request) answer(err error) access.Answer {
+	a := access.Answer{
+		Repository: r.repo, Credentials: r.origin.Credentials,
+		Asked: r.asked, Speaker: r.speaker, Status: r.status, Named: r.named && err == nil,
+	}
+	if r.manifest {
+		a.Manifest = r.object
+	}
+	var failed *Error
+	if errors.As(err, &failed) {
+		a.Challenge = failed.Challenge
+		if r.speaker == access.Nobody && errors.Is(err, ErrDenied) {
+			a.Speaker, a.Status = access.Registry, failed.Status // It challenged, and nobody here can answer.
+		}
+		a.Down = errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrBusy) && r.speaker != access.Storage
+	}
+	return a
+}
+
+// heard notes who answered. A registry may send a request for a manifest on to another registry's API, as
+// registry.k8s.io does, which then speaks for it; everything else that it redirects to is storage.
+func (r *request) heard(ep *endpoint, resp *http.Response) {
+	r.status, r.named, r.speaker = resp.StatusCode, false, access.Storage
+	if resp.Request == nil {
+		return
+	}
+	u := resp.Request.URL
+	if sameOrigin(u, ep.url) || r.manifest && strings.HasPrefix(u.Path, "/v2/") && strings.HasSuffix(u.Path, "/"+r.path) {
+		r.speaker = access.Registry
+	}
 }
 
 func (c *Client) attempts(ctx context.Context, reg *registry, r *request, use func(int, *http.Response) error) error {
@@ -110,6 +148,7 @@ func (c *Client) askOne(
 	ctx context.Context, reg *registry, i int, r *request, use func(int, *http.Response) error,
 ) *Error {
 	ep := reg.endpoints[i]
+	r.speaker, r.status, r.named = access.Nobody, 0, false
 	resp, err := c.exchange(ctx, reg, ep, r)
 	if err != nil {
 		failed := r.failed(ep, ErrUnavailable, err)
@@ -118,6 +157,7 @@ func (c *Client) askOne(
 		}
 		return failed
 	}
+	r.heard(ep, resp)
 	if s := resp.StatusCode; s != http.StatusOK && s != http.StatusPartialContent && !slices.Contains(r.also, s) {
 		return r.refused(ep, resp, time.Now())
 	}
@@ -195,7 +235,6 @@ func (c *Client) send(
 		req.Header.Set("X-Forwarded-For", r.origin.ForwardedFor)
 	}
 	if client := r.origin.Credentials; !client.IsZero() {
-		r.authorized = true
 		req.Header.Set("Authorization", client.Header())
 		return c.roundTrip(ctx, ep.direct, req, reg.host)
 	}
@@ -204,7 +243,6 @@ func (c *Client) send(
 		if err := ep.grants.authorize(ctx, gr, req); err != nil {
 			return nil, err
 		}
-		r.authorized = r.authorized || challenged || req.Header.Get("Authorization") != ""
 		resp, err := c.roundTrip(ctx, ep.direct, req, reg.host)
 		if err != nil || resp.StatusCode != http.StatusUnauthorized || challenged ||
 			len(resp.Header.Values("WWW-Authenticate")) == 0 {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/opencontainers/go-digest"
@@ -69,6 +70,7 @@ func (c *Client) manifestRequest(op, method string, ref reference.Reference, o O
 	return &request{
 		op: op, method: method, repo: ref.Repository, object: ref.Object(), path: "manifests/" + ref.Object(),
 		header: http.Header{"Accept": {acceptManifests}}, origin: o, verified: ref.Digest != "",
+		asked: access.Content, manifest: true,
 	}
 }
 
@@ -80,6 +82,7 @@ func (c *Client) Manifest(ctx context.Context, ref reference.Reference, o Origin
 	err := c.small(ctx, r, c.cfg.MaxManifestBytes, func(_ *endpoint, resp *http.Response, body []byte) error {
 		var err error
 		m, err = readManifest(ref.Digest, resp.Header, body)
+		r.named = err == nil && (ref.Digest != "" || headerDigest(resp.Header) != "" || content.ManifestType(body) != "")
 		return err
 	})
 	if err != nil {
@@ -189,6 +192,7 @@ func (c *Client) Head(
 			Digest:    headerDigest(resp.Header),
 			Size:      resp.ContentLength,
 		}
+		r.named = c.usable(ref, known, m.Descriptor)
 		return nil
 	})
 	switch {
@@ -229,6 +233,7 @@ func (c *Client) StatBlob(
 	desc := ocispec.Descriptor{Digest: dgst, MediaType: "application/octet-stream", Size: -1}
 	err := c.small(ctx, r, 0, func(_ *endpoint, resp *http.Response, _ []byte) error {
 		desc.Size = resp.ContentLength
+		r.named = headerDigest(resp.Header) == dgst
 		return nil
 	})
 	switch {
@@ -249,5 +254,6 @@ func blobRequest(op, method string, repo reference.Repository, dgst digest.Diges
 	return &request{
 		op: op, method: method, repo: repo, object: dgst.String(), path: "blobs/" + dgst.String(),
 		query: url.Values{}, header: http.Header{"Accept": {"*/*"}}, origin: o, verified: true,
+		asked: access.Content,
 	}
 }

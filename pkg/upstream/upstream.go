@@ -53,8 +53,8 @@ type Config struct {
 	// addresses that are not public. Realms are named by registries, and so by anybody: others of that kind are asked
 	// only if they are the registry's own host. Default: none.
 	Realms []string
-	// Observe is told of every question's outcome, before whoever asked. It must not wait. Default: nobody.
-	Observe func(Outcome)
+	// Observe is told how a registry answered each question, before whoever asked. It must not wait. Default: nobody.
+	Observe func(access.Answer)
 	// UserAgent is sent with every request. Default "kioo".
 	UserAgent string
 	// Pseudonym names this mirror in Via. Chains of mirrors find loops by it, so it should differ from node to node.
@@ -119,17 +119,6 @@ type Origin struct {
 	Credentials access.Credentials
 	// Claim is what another member says of its client. Registries don't hear of it.
 	Claim access.Claim
-}
-
-// Outcome is how a registry answered a question.
-type Outcome struct {
-	Repository reference.Repository
-	// Credentials are those of the client that was asked for, if they were used.
-	Credentials access.Credentials
-	// Authorized says that the registry wanted to know who asks.
-	Authorized bool
-	// Err is nil if the registry gave what it was asked for.
-	Err error
 }
 
 // Client asks registries. It is safe for concurrent use. It starts nothing but the token requests that callers wait
@@ -213,7 +202,7 @@ func (c *Config) complete() error {
 		c.Own = func(reference.Repository) bool { return true }
 	}
 	if c.Observe == nil {
-		c.Observe = func(Outcome) {}
+		c.Observe = func(access.Answer) {}
 	}
 	if c.Proxy == nil {
 		c.Proxy = http.ProxyFromEnvironment

@@ -48,6 +48,7 @@ type tagRecord struct {
 	Digest    digest.Digest `json:"digest"`
 	Size      int64         `json:"size"`
 	Confirmed time.Time     `json:"confirmed"`
+	Author    string        `json:"author,omitempty"`
 }
 
 // index is the file that a ledger survives in. It is not safe for concurrent use. Where bbolt finds its file in a
@@ -173,7 +174,7 @@ func (x *index) write(batch changes) error {
 				var r tagRecord
 				if tag != nil {
 					t := tag.Target
-					r = tagRecord{MediaType: t.MediaType, Digest: t.Digest, Size: t.Size, Confirmed: tag.Confirmed}
+					r = tagRecord{MediaType: t.MediaType, Digest: t.Digest, Size: t.Size, Confirmed: tag.Confirmed, Author: tag.Author}
 				}
 				if err := put(tags, name, r, tag == nil); err != nil {
 					return err
@@ -271,5 +272,5 @@ func decodeTag(key, sealed []byte) (content.Tag, error) {
 		return content.Tag{}, err
 	}
 	target := ocispec.Descriptor{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size}
-	return content.Tag{Target: target, Confirmed: r.Confirmed}, nil
+	return content.Tag{Target: target, Confirmed: r.Confirmed, Author: r.Author}, nil
 }

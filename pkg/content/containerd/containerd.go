@@ -109,6 +109,8 @@ func (c *Config) validate() error {
 	return nil
 }
 
+var errNotRunning = errors.New("containerd's store does not run")
+
 // Store is containerd's content. It is safe for concurrent use. Before Run it knows no tags, and without ContentDir
 // no blobs either.
 type Store struct {
@@ -121,6 +123,7 @@ type Store struct {
 	ledger *ledger
 	status Status
 	full   bool    // MaxBlobs or MaxTags was reached, and the log says so.
+	listed bool    // All image records were heard of.
 	remote *remote // Nil while Run does not run.
 }
 
@@ -227,19 +230,6 @@ func (s *Store) Tag(_ context.Context, ref reference.Reference) (content.Tag, er
 		}
 	}
 	return tag, nil
-}
-
-// Targets gives the manifests that the tags of a repository mean.
-func (s *Store) Targets(repo reference.Repository) []digest.Digest {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var targets []digest.Digest
-	for _, t := range s.ledger.tags {
-		if t.visible && t.ref.Repository == repo {
-			targets = append(targets, t.current.target)
-		}
-	}
-	return targets
 }
 
 // Has says whether a blob is held, from memory.

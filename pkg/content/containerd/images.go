@@ -36,8 +36,7 @@ func recordOf(image *imagesapi.Image, now time.Time) (record, bool) {
 // parseName reads an image record's name, if it is that of a tag and says its registry. A name without one may have
 // been given by anybody on this node, and is not taken for Docker Hub's: kubelet does not use such names either.
 func parseName(name string) (reference.Reference, bool) {
-	registry, _, ok := strings.Cut(name, "/")
-	if !ok || !strings.ContainsAny(registry, ".:[") && registry != "localhost" {
+	if !namesRegistry(name) {
 		return reference.Reference{}, false
 	}
 	ref, err := reference.Parse(name)
@@ -45,4 +44,10 @@ func parseName(name string) (reference.Reference, bool) {
 		return reference.Reference{}, false
 	}
 	return ref, true
+}
+
+// namesRegistry tells whether an image record's name says its registry.
+func namesRegistry(name string) bool {
+	registry, _, ok := strings.Cut(name, "/")
+	return ok && (strings.ContainsAny(registry, ".:[") || registry == "localhost")
 }

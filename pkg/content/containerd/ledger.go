@@ -20,6 +20,7 @@ type ledger struct {
 	tags    map[string]*tag                     // By full name.
 	records map[source]string                   // The full name that each image record is about.
 	targets map[digest.Digest]map[*tag]struct{} // The tags that some record says mean this.
+	claims  map[source]content.Claim            // What the records say of repositories, those without a tag as well.
 	visible int                                 // How many tags are.
 	feeds   map[*Feed]struct{}
 }
@@ -70,6 +71,7 @@ func newLedger(maxBlobs, maxTags int) *ledger {
 		blobs:   make(map[digest.Digest]*blob),
 		tags:    make(map[string]*tag),
 		records: make(map[source]string),
+		claims:  make(map[source]content.Claim),
 		targets: make(map[digest.Digest]map[*tag]struct{}),
 		feeds:   make(map[*Feed]struct{}),
 	}
@@ -112,6 +114,37 @@ func (l *ledger) drop(dgst digest.Digest) bool {
 	}
 	return true
 }
+
+// setClaim notes what an image record says of a repository; not ok is a record that says nothing, or is gone. It says
+// whether there was room for it.
+func (l *ledger) setClaim(src source, c content.Claim, ok bool) (room bool) {
+	if !ok {
+		delete(l.claims, src)
+		return true
+	}
+	if _, known := l.claims[src]; !known && len(l.claims) >= claimsPerTag*l.maxTags {
+		return false
+	}
+	l.claims[src] = c
+	return true
+}
+
+// setClaims notes what all image records of a namespace say of repositories. It says whether there was room for them.
+func (l *ledger) setClaims(namespace string, claims map[string]content.Claim) (room bool) {
+	for src := range l.claims {
+		if _, ok := claims[src.name]; !ok && src.namespace == namespace {
+			delete(l.claims, src)
+		}
+	}
+	room = true
+	for name, c := range claims {
+		room = l.setClaim(source{namespace, name}, c, true) && room
+	}
+	return room
+}
+
+// claimsPerTag is how many records there may be of one image: CRI makes one by tag and one by digest.
+const claimsPerTag = 2
 
 // missing gives the blobs that are not among those seen.
 func (l *ledger) missing(seen map[digest.Digest]struct{}) []digest.Digest {

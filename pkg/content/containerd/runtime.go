@@ -9,6 +9,7 @@ import (
 	eventsapi "github.com/containerd/containerd/api/events"
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/containerd/api/types"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -189,6 +190,9 @@ func (s *Store) listAll(ctx context.Context, r *remote) error {
 			return err
 		}
 	}
+	s.mu.Lock()
+	s.listed = true
+	s.mu.Unlock()
 	return nil
 }
 
@@ -198,13 +202,18 @@ func (s *Store) listImages(ctx context.Context, r *remote, namespace string) err
 		return err
 	}
 	records := make(map[string]record, len(images))
+	claims := make(map[string]content.Claim, len(images))
 	for _, image := range images {
 		if rec, ok := recordOf(image, s.cfg.Now()); ok {
 			records[image.Name] = rec
 		}
+		if claim, ok := claimOf(image); ok {
+			claims[image.Name] = claim
+		}
 	}
 	s.mu.Lock()
 	room := s.ledger.setRecords(namespace, records)
+	room = s.ledger.setClaims(namespace, claims) && room
 	s.mu.Unlock()
 	if !room {
 		s.sayFull("image records", s.cfg.MaxTags)
@@ -229,6 +238,8 @@ func (s *Store) lookImage(ctx context.Context, r *remote, src source) error {
 	} else {
 		s.ledger.removeRecord(src)
 	}
+	claim, claims := claimOf(image)
+	room = s.ledger.setClaim(src, claim, claims) && room
 	s.mu.Unlock()
 	if !room {
 		s.sayFull("image records", s.cfg.MaxTags)

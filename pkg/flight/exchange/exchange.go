@@ -47,7 +47,7 @@ type Config struct {
 	// Held tells whether this member holds the whole of a blob, and gives it to a member that says that of its client.
 	Held func(ctx context.Context, ref reference.Reference, claim access.Claim) bool
 	// Earlier gives the layers of a blob's image that are unpacked before it, and so are to come first. Nil knows none.
-	Earlier func(dgst digest.Digest) []digest.Digest
+	Earlier func(ref reference.Reference) []digest.Digest
 	// Blame is told of members that sent wrong bytes. Nil tells nobody.
 	Blame func(member discovery.Member, ref reference.Reference, err error)
 	// MaxFollowers bounds how many members hear from one flight what it has. Each costs a connection and 80 KiB at
@@ -150,16 +150,16 @@ func named(sources []flight.Source) (reference.Reference, bool) {
 	return reference.Reference{}, false
 }
 
-// ground gives a context in which members are asked on the same ground as by the sources.
-func ground(ctx context.Context, sources []flight.Source) context.Context {
+// claimed gives what the sources say to members of whom the blob is for.
+func claimed(sources []flight.Source) access.Claim {
 	for _, src := range sources {
-		if g, ok := src.(interface {
-			Ground(ctx context.Context) context.Context
+		if c, ok := src.(interface {
+			Claim() access.Claim
 		}); ok {
-			return g.Ground(ctx)
+			return c.Claim()
 		}
 	}
-	return ctx
+	return access.ClaimOpen
 }
 
 func (x *Exchange) enter(p *party) bool {

@@ -49,7 +49,7 @@ func (n *neighbour) hear(ctx context.Context) error {
 	defer cancel()
 	silence := time.AfterFunc(silentFor, cancel)
 	defer silence.Stop()
-	resp, err := p.x.cfg.Peers.Call(ctx, http.MethodGet, n.member.PeerAPI, Path+p.key+"/"+p.ref.Repository.String(), nil)
+	resp, err := p.peers.Call(ctx, http.MethodGet, n.member.PeerAPI, Path+p.key+"/"+p.ref.Repository.String(), nil)
 	if err != nil {
 		return err
 	}

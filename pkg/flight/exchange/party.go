@@ -12,6 +12,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/flight"
+	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 )
@@ -27,6 +28,7 @@ type party struct {
 	ref       reference.Reference
 	key       string // What the coordinator and the neighbours know the flight as.
 	log       logr.Logger
+	peers     *peer.Client // Asks with what the sources say of whom the blob is for.
 	ctx       context.Context
 	cancel    context.CancelFunc
 	work      sync.WaitGroup // Every goroutine that uses task.
@@ -73,10 +75,11 @@ func newParty(x *Exchange, task *flight.Guided, ref reference.Reference) *party 
 		members: map[swarm.ID]discovery.Member{}, neighbours: map[swarm.ID]*neighbour{},
 		followers: map[swarm.ID]*follower{}, requests: map[request]context.CancelFunc{}, failed: map[swarm.ID]time.Time{},
 		wrong: map[swarm.ID]bool{}, late: map[swarm.ID]int{}, hashes: map[int]swarm.Hash{},
-		progress: progress{patience: x.cfg.Patience}, turn: x.newTurn(task.Digest(), task.Scope()),
+		progress: progress{patience: x.cfg.Patience}, turn: x.newTurn(reference.Reference{Repository: ref.Repository, Digest: task.Digest()}, task.Scope()),
 	}
 	p.hasher, p.origin = newHasher(p), &origin{p}
-	p.ctx, p.cancel = context.WithCancel(ground(context.Background(), task.Sources())) // run ends it with its own context, and then waits.
+	p.peers = x.cfg.Peers.For(claimed(task.Sources()))
+	p.ctx, p.cancel = context.WithCancel(context.Background()) // run ends it with its own context, and then waits.
 	return p
 }
 

@@ -109,7 +109,7 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 		return outcome{result: present}
 	}
 	defer into.Drop()
-	in, err := p.x.cfg.Peers.Piece(ctx, n.member.PeerAPI, p.ref, start, end)
+	in, err := p.peers.Piece(ctx, n.member.PeerAPI, p.ref, start, end)
 	if err != nil {
 		return failure(ctx, err)
 	}

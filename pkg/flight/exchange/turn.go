@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/coordinator"
-	"github.com/opencontainers/go-digest"
+	"github.com/kioo-dev/kioo/pkg/reference"
 )
 
 // Runtimes ask for several layers of an image at once, and unpack them one after the other. If all come at the same
@@ -32,13 +32,13 @@ type turn struct {
 	waiting bool
 }
 
-func (x *Exchange) newTurn(dgst digest.Digest, scope string) turn {
+func (x *Exchange) newTurn(ref reference.Reference, scope string) turn {
 	t := turn{began: time.Now()}
 	if x.cfg.Earlier == nil {
 		return t
 	}
-	for _, d := range x.cfg.Earlier(dgst) {
-		if d != dgst {
+	for _, d := range x.cfg.Earlier(ref) {
+		if d != ref.Digest {
 			t.before = append(t.before, coordinator.Apart(d.String(), scope))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/opencontainers/go-digest"
 )
@@ -89,8 +90,8 @@ func TestTurns(t *testing.T) {
 			}
 			x := newExchange(t, func(c *Config) {
 				c.Announcer = b
-				c.Earlier = func(dgst digest.Digest) []digest.Digest {
-					if dgst == b.second {
+				c.Earlier = func(ref reference.Reference) []digest.Digest {
+					if ref.Digest == b.second {
 						return test.before(b.first, b.second)
 					}
 					return nil

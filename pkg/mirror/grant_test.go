@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/access/accesstest"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/flight"
@@ -29,6 +30,8 @@ type runtimeStore struct {
 	tag    reference.Reference
 	target digest.Digest
 	held   map[digest.Digest][]byte
+	since  time.Time
+	labels map[digest.Digest]reference.Repository
 	looked int
 }
 
@@ -46,12 +49,21 @@ func (s *runtimeStore) Tag(_ context.Context, ref reference.Reference) (content.
 	return content.Tag{Target: ocispec.Descriptor{Digest: s.target, Size: int64(len(s.held[s.target]))}}, nil
 }
 
-func (s *runtimeStore) Targets(repo reference.Repository) []digest.Digest {
+func (s *runtimeStore) Claims() ([]content.Claim, bool) {
 	s.looked++
-	if repo != s.tag.Repository {
-		return nil
+	return []content.Claim{{Repository: s.tag.Repository, Target: s.target}}, true
+}
+
+func (s *runtimeStore) Labels(_ context.Context, each func(host, path string, dgst digest.Digest)) error {
+	for dgst, source := range s.labels {
+		each(source.Registry, source.Path, dgst)
 	}
-	return []digest.Digest{s.target}
+	return nil
+}
+
+func (s *runtimeStore) Held(dgst digest.Digest) (time.Time, bool) {
+	_, ok := s.held[dgst]
+	return s.since, ok
 }
 
 // imported makes a runtime that got an image past the mirror.
@@ -82,7 +94,7 @@ func TestLocalGivesByName(t *testing.T) {
 	book := access.New(access.Config{OpenFor: time.Hour, Now: func() time.Time { return now }})
 	local := &mirror.Local{
 		Held: []mirror.Held{{Name: "runtime", Store: store}}, Runtime: []content.TagStore{store},
-		Now: func() time.Time { return now }, Gate: mirror.Gate{Access: book},
+		Now: func() time.Time { return now }, Access: book,
 	}
 	other := reference.Repository{Registry: ref.Registry, Path: "org/other"}
 	get := func(repo reference.Repository, dgst digest.Digest, claim access.Claim) bool {
@@ -121,22 +133,22 @@ func TestLocalGivesByName(t *testing.T) {
 			t.Errorf("the tag, claim %q: %v", claim, err)
 		}
 	}
-	book.Refuse(ref.Repository, access.Credentials{}, []string{"Bearer x"})
+	accesstest.Refuse(book, ref.Repository, access.Credentials{}, "Bearer x")
 	if get(ref.Repository, layer, access.ClaimOffline) || !get(ref.Repository, layer, access.ClaimChecked) {
 		t.Error("what upstream said of the repository makes no difference")
 	}
-	// A name that nothing is known of is looked up now and then, and not for each request.
-	if store.looked != 2 {
+	// What the runtime says is read now and then, and not for each request.
+	if store.looked != 1 {
 		t.Errorf("the runtime's images were looked through %d times", store.looked)
 	}
 	now = now.Add(time.Minute)
 	get(other, layer, access.ClaimChecked)
-	if store.looked != 3 {
+	if store.looked != 2 {
 		t.Errorf("after a minute they were looked through %d times", store.looked)
 	}
 }
 
-// TestMembersHearTheClaim has members asked on some ground, and this node hear what they know.
+// TestMembersHearTheClaim has members asked on some ground.
 func TestMembersHearTheClaim(t *testing.T) {
 	w := newTown(t)
 	claims := make(chan string, 1)
@@ -145,25 +157,16 @@ func TestMembersHearTheClaim(t *testing.T) {
 		if r.Header.Get("Authorization") != "" {
 			t.Error("a member got credentials")
 		}
-		rw.Header().Set(peer.OpenHeader, "90")
 		holds(blob)(rw, r)
 	})
 	members := w.open(t)
-	var heard time.Duration
-	ctx := peer.As(t.Context(), func() peer.Asker {
-		return peer.Asker{Claim: access.ClaimOffline, Open: func(age time.Duration) { heard = age }}
-	})
-	if _, _, err := members.Manifest(ctx, ref); err != nil {
-		t.Fatal(err)
-	}
-	if got := <-claims; got != string(access.ClaimOffline) || heard != 90*time.Second {
-		t.Errorf("the member heard %q, and this node %v", got, heard)
-	}
-	if _, _, err := members.Manifest(t.Context(), ref); err != nil {
-		t.Fatal(err)
-	}
-	if got := <-claims; got != "" {
-		t.Errorf("without ground the member heard %q", got)
+	for _, claim := range []access.Claim{access.ClaimOffline, access.ClaimChecked, access.ClaimOpen, ""} {
+		if _, _, err := members.Manifest(t.Context(), ref, claim); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-claims; got != string(claim) {
+			t.Errorf("the member heard %q instead of %q", got, claim)
+		}
 	}
 }
 
@@ -194,7 +197,7 @@ func TestRefusedClaimNothing(t *testing.T) {
 				Registries: func(reference.Repository) upstream.Registry {
 					return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: remote.URL}}}
 				},
-				Observe: mirror.Learn(book),
+				Observe: book.Learn,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -220,10 +223,8 @@ func TestRefusedClaimNothing(t *testing.T) {
 			m.Close()
 			flights.Close()
 			up.Close()
-			for claim, n := range claims {
-				if claim != string(access.ClaimOpen) {
-					t.Errorf("seen %v, client %v: the member heard %q %d times", seen, client, claim, n)
-				}
+			if len(claims) > 0 {
+				t.Errorf("seen %v, client %v: the member heard %v", seen, client, claims)
 			}
 		}
 	}
