@@ -14,9 +14,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/kioo-dev/kioo/hack/attack/evilregistry"
 	"github.com/kioo-dev/kioo/hack/fleet"
-	"github.com/opencontainers/go-digest"
 )
 
 // TestAttackLNames: a client writes the name of a registry otherwise than the operator's rules do. It wants what the
@@ -53,8 +54,8 @@ func otherNames(t *testing.T, w *world) (reached []string) {
 	return reached
 }
 
-// TestAttackMPassword: a registry that a client names in the path challenges it. The client knows one password for the
-// mirror's host, which is for another registry, and answers as it should. The attacker wants that password.
+// TestAttackMPassword: a registry that a client names in the path challenges it. The client knows one password for
+// the mirror's host, which is for another registry, and answers as it should. The attacker wants that password.
 func TestAttackMPassword(t *testing.T) { defended(t, passwordLost) }
 
 func passwordLost(t *testing.T, w *world) (reached []string) {
@@ -111,8 +112,8 @@ func (w *world) pathClient(t *testing.T, n *fleet.Node, r request) {
 	}
 }
 
-// TestAttackNHost: a page in a browser on the node has its own name lead to 127.0.0.1. It wants what the mirror gives;
-// a mirror that is asked by a name that is not its own must give nothing.
+// TestAttackNHost: a page in a browser on the node has its own name lead to 127.0.0.1. It wants what the mirror
+// gives; a mirror that is asked by a name that is not its own must give nothing.
 func TestAttackNHost(t *testing.T) { defended(t, foreignHost) }
 
 func foreignHost(t *testing.T, w *world) (reached []string) {
@@ -137,8 +138,8 @@ func foreignHost(t *testing.T, w *world) (reached []string) {
 	return reached
 }
 
-// TestAttackNControl: a process on the node, and a pod, ask for what changes something: that all nodes forget a tag, or
-// fetch an image. Over TCP nothing may be changed, on no port and by no method.
+// TestAttackNControl: a process on the node, and a pod, ask for what changes something: that all nodes forget a tag,
+// or fetch an image. Over TCP nothing may be changed, on no port and by no method.
 func TestAttackNControl(t *testing.T) { defended(t, controlled) }
 
 func controlled(t *testing.T, w *world) (reached []string) {
@@ -187,11 +188,12 @@ func send(t *testing.T, place *fleet.Place, method, u string) int {
 // inside are addresses that only a node reaches: clouds have their metadata there, and keys to everything.
 func inside() []string {
 	return []string{"169.254.169.254", "168.63.129.16", "192.0.0.192", "100.100.100.200", "169.254.170.2", "169.254.170.23",
-		"fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "100.100.100.100"}
+		"fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe"}
 }
 
-// TestAttackORedirect: a registry redirects a node, or names a token service or a page of a list, to where only the node
-// gets: its cloud's own addresses. It wants what is there, or that the node does something there; nobody must be asked.
+// TestAttackORedirect: a registry redirects a node, or names a token service or a page of a list, to where only the
+// node gets: its cloud's own addresses. It wants what is there, or that the node does something there; nobody must be
+// asked.
 func TestAttackORedirect(t *testing.T) { defended(t, redirected) }
 
 const baitPort, bait = "9000", "what only the node may see"
@@ -231,26 +233,33 @@ func redirected(t *testing.T, w *world) (reached []string) {
 		server.Start()
 		t.Cleanup(server.Close)
 	}
-	for _, host := range []string{w.evil.Host(), w.evil.PublicHost()} {
-		for _, address := range inside() {
-			target := "http://" + net.JoinHostPort(address, baitPort) + "/latest"
-			rules := []evilregistry.Rule{
-				evilregistry.Redirect("redirect", target), evilregistry.Bearer("realm", target),
-				{Repository: "link", Object: "tags/list", Body: []byte(`{"tags":["a"]}`), Header: map[string]string{"Link": "<" + target + `>; rel="next"`}},
-			}
-			w.evil.rules(t, rules)
-			for _, repo := range []string{"redirect", "realm", "link"} {
-				for _, object := range []string{"manifests/" + w.fresh("v"), "blobs/" + digest.FromString(host+address+repo).String(), "tags/list"} {
+	var (
+		rules []evilregistry.Rule
+		all   []attempt
+	)
+	for i, address := range inside() {
+		target := "http://" + net.JoinHostPort(address, baitPort) + "/latest"
+		repo := func(how string) string { return fmt.Sprintf("%s/at-%d", how, i) }
+		rules = append(rules, evilregistry.Redirect(repo("redirect"), target), evilregistry.Bearer(repo("realm"), target), evilregistry.Rule{
+			Repository: repo("link"), Object: "tags/list", Body: []byte(`{"tags":["a"]}`), Header: map[string]string{"Link": "<" + target + `>; rel="next"`},
+		})
+		for _, host := range []string{w.evil.Host(), w.evil.PublicHost()} {
+			for _, how := range []string{"redirect", "realm", "link"} {
+				for _, object := range []string{"manifests/v1", "blobs/" + digest.FromString(host+address+how).String(), "tags/list"} {
 					for _, authorization := range []string{"", "Bearer x"} {
-						a := ask(t, n, request{registry: host, path: repo + "/" + object, authorization: authorization})
-						if bytes.Contains(a.body, []byte(bait)) {
-							reached = append(reached, fmt.Sprintf("what is at %s, by %s", address, repo))
-						}
+						all = append(all, attempt{n, request{registry: host, path: repo(how) + "/" + object, authorization: authorization}, func(a answer) string {
+							if bytes.Contains(a.body, []byte(bait)) {
+								return fmt.Sprintf("what is at %s, by %s", address, how)
+							}
+							return ""
+						}})
 					}
 				}
 			}
 		}
 	}
+	w.evil.rules(t, rules)
+	reached = tryAll(t, all)
 	mu.Lock()
 	defer mu.Unlock()
 	for address := range touched {

@@ -7,15 +7,17 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kioo-dev/kioo/hack/attack/evilmember"
 	"github.com/kioo-dev/kioo/hack/attack/evilregistry"
 	"github.com/kioo-dev/kioo/hack/fleet"
 	"github.com/kioo-dev/kioo/hack/registrytest"
-	"github.com/opencontainers/image-spec/specs-go"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // rulesOf gives rules, or fails.
@@ -49,9 +51,9 @@ func descriptorOf(o object, platform string) ocispec.Descriptor {
 // patience is how long an attacker tries.
 const patience = 12 * time.Second
 
-// TestAttackBNamed: the author of an image, who knows one digest, names a private manifest in an index of his own, for a
-// platform that nobody pulls, and has a pod pull that on the node which holds the private image. Then everybody would
-// get all of it in the name of his public repository, on this node and on the other. Nobody must.
+// TestAttackBNamed: the author of an image, who knows one digest, names a private manifest in an index of his own,
+// for a platform that nobody pulls, and has a pod pull that on the node which holds the private image. Then everybody
+// would get all of it in the name of his public repository, on this node and on the other. Nobody must.
 func TestAttackBNamed(t *testing.T) { defended(t, named) }
 
 func named(t *testing.T, w *world) (reached []string) {
@@ -89,8 +91,8 @@ func named(t *testing.T, w *world) (reached []string) {
 	return reached
 }
 
-// TestAttackBLayer: his manifest names a private layer by its digest. containerd gives it to his own pod on that node;
-// Kioo must give it to nobody in his name, neither there nor on another node, and nothing else of the image.
+// TestAttackBLayer: his manifest names a private layer by its digest. containerd gives it to his own pod on that
+// node; Kioo must give it to nobody in his name, neither there nor on another node, and nothing else of the image.
 func TestAttackBLayer(t *testing.T) { defended(t, namedLayer) }
 
 func namedLayer(t *testing.T, w *world) (reached []string) {
@@ -128,8 +130,8 @@ func namedLayer(t *testing.T, w *world) (reached []string) {
 	return reached
 }
 
-// TestAttackCType: the author of an image serves a public manifest's bytes as something else. He wants that nobody can
-// pull the public image any more; its type must stay what it is, here and on the other node, and over a restart.
+// TestAttackCType: the author of an image serves a public manifest's bytes as something else. He wants that nobody
+// can pull the public image any more; its type must stay what it is, here and on the other node, and over a restart.
 func TestAttackCType(t *testing.T) { defended(t, retyped) }
 
 func retyped(t *testing.T, w *world) (reached []string) {
@@ -165,7 +167,7 @@ func retyped(t *testing.T, w *world) (reached []string) {
 	}
 	w.restart(t, w.Nodes[0])
 	for wrong, img := range types {
-		w.waitHeld(t, w.Nodes[0], img)
+		w.waitKnown(t, w.Nodes[0], img.digests()...)
 		reached = append(reached, w.wrongTypes(t, img, "served as "+wrong+", after a restart")...)
 		if err := pulls(t, w.Nodes[0], img.name(), "", ""); err != nil {
 			reached = append(reached, fmt.Sprintf("containerd can't pull it any more: %v", err))
@@ -190,14 +192,8 @@ func (w *world) wrongTypes(t *testing.T, img *image, how string) (wrong []string
 	return wrong
 }
 
-// waitHeld waits until a node has told the others again of what it holds.
-func (w *world) waitHeld(t *testing.T, n *fleet.Node, img *image) {
-	t.Helper()
-	w.waitAnnounced(t, n, len(img.objects))
-}
-
-// TestAttackDSize: the author of an image names a layer of somebody else's with a wrong size. He wants that other nodes
-// refuse the true one from each other; with upstream down they must still get it.
+// TestAttackDSize: the author of an image names a layer of somebody else's with a wrong size. He wants that other
+// nodes refuse the true one from each other; with upstream down they must still get it.
 func TestAttackDSize(t *testing.T) { defended(t, wrongSize) }
 
 func wrongSize(t *testing.T, w *world) (reached []string) {
@@ -241,8 +237,8 @@ func manifestNaming(t *testing.T, layer object, size int64) []byte {
 	return body
 }
 
-// TestAttackDMember: a member announces a layer with a wrong size, and says to have all of it, before anybody else. The
-// other nodes must get the layer, each with upstream's help if need be.
+// TestAttackDMember: a member announces a layer with a wrong size, and says to have all of it, before anybody else.
+// The other nodes must get the layer, each with upstream's help if need be.
 func TestAttackDMember(t *testing.T) { defended(t, memberSize) }
 
 func memberSize(t *testing.T, w *world) (reached []string) {
@@ -276,8 +272,8 @@ func (m *member) heard(t *testing.T) bool {
 	return state.Said > 1 // The first round may have begun before.
 }
 
-// TestAttackEPromise: the owner of a registry promises a blob of nearly the cache's size, and sends one byte of it. He
-// wants that the node throws away all that it holds; it must still have it.
+// TestAttackEPromise: the owner of a registry promises a blob of nearly the cache's size, and sends one byte of it.
+// He wants that the node throws away all that it holds; it must still have it.
 func TestAttackEPromise(t *testing.T) { defended(t, promise) }
 
 func promise(t *testing.T, w *world) (reached []string) {
@@ -290,9 +286,11 @@ func promise(t *testing.T, w *world) (reached []string) {
 			rules = append(rules, evilregistry.Stub(repo, img.objects[0].digest.Algorithm().FromString(fmt.Sprint(repo, i)).String(), size))
 		}
 		w.evil.rules(t, rules)
+		var glances sync.WaitGroup
 		for _, rule := range rules {
-			glance(t, w.Nodes[0], request{registry: w.evil.Host(), path: repo + "/" + rule.Object})
+			glances.Go(func() { glance(t, w.Nodes[0], request{registry: w.evil.Host(), path: repo + "/" + rule.Object}) })
 		}
+		glances.Wait()
 		before := w.metrics(t, w.Nodes[0]).Sum("kioo_cache_evictions_total")
 		up := w.publicDown(t)
 		for _, o := range img.objects {
@@ -313,8 +311,8 @@ func glance(t *testing.T, n *fleet.Node, r request) {
 	_, _ = try(ctx, n, r) // That it broke off is the point.
 }
 
-// TestAttackEFlood: a registry brings real bytes, more than the cache holds, each asked for once. What somebody else's
-// registry brought, and is asked for again and again, must stay.
+// TestAttackEFlood: a registry brings real bytes, more than the cache holds, each asked for once. What somebody
+// else's registry brought, and is asked for again and again, must stay.
 func TestAttackEFlood(t *testing.T) { defended(t, flood) }
 
 func flood(t *testing.T, w *world) (reached []string) {
@@ -352,8 +350,8 @@ func (w *world) askAll(t *testing.T, n *fleet.Node, img *image) {
 	}
 }
 
-// TestAttackKZeroHash: a neighbour in a swarm says that its pieces hash to zeros, and sends something else. It wants that
-// the pieces are taken unchecked, so that the whole has to be fetched again; no piece of it must be taken.
+// TestAttackKZeroHash: a neighbour in a swarm says that its pieces hash to zeros, and sends something else. It wants
+// that the pieces are taken unchecked, so that the whole has to be fetched again; no piece of it must be taken.
 func TestAttackKZeroHash(t *testing.T) { defended(t, zeroHash) }
 
 func zeroHash(t *testing.T, w *world) (reached []string) {

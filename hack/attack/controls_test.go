@@ -28,8 +28,8 @@ func controls() []control {
 	}
 }
 
-// TestControlsFit: each control takes out what it says, from the source as it is. A control that does not is stale, and
-// its attack shows nothing any more.
+// TestControlsFit: each control takes out what it says, from the source as it is. A control that does not is stale,
+// and its attack shows nothing any more.
 func TestControlsFit(t *testing.T) {
 	root, err := mutate.Root(t.Context())
 	if err != nil {
@@ -42,7 +42,8 @@ func TestControlsFit(t *testing.T) {
 	}
 }
 
-// TestControls runs each attack against a Kioo without the defence that it shows: there the attacker must reach something.
+// TestControls runs each attack against a Kioo without the defence that it shows: there the attacker must reach
+// something.
 func TestControls(t *testing.T) {
 	if os.Getenv(withControls) == "" {
 		t.Logf("without the controls: make attack runs them, by %s=1", withControls)

@@ -1,8 +1,9 @@
-// Package attack runs the attacks of the threat model against the whole product: two nodes with containerd, registries
-// with tenants, and an attacker's registry, member and pods, which are programs and places of their own.
+// Package attack runs the attacks of the threat model against the whole product: two nodes with containerd,
+// registries with tenants, and an attacker's registry, member and pods, which are programs and places of their own.
 //
-// An attack is a function that says what its actor wants and gives what he reached, which is to be nothing. Each has a
-// control: the same against a Kioo that lacks the one defence, where he has to reach something. It holds tests alone.
+// An attack is a function that says what its actor wants and gives what he reached, which is to be nothing. Each has
+// a control: the same against a Kioo that lacks the one defence, where he has to reach something. It holds tests
+// alone.
 package attack
 
 import (

@@ -6,15 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/kioo-dev/kioo/hack/attack/evilmember"
-	"github.com/kioo-dev/kioo/hack/registrytest"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/kioo-dev/kioo/hack/attack/evilmember"
+	"github.com/kioo-dev/kioo/hack/registrytest"
 )
 
 // An attack does what its actor does, and gives what he reached.
@@ -36,8 +38,8 @@ func defended(t *testing.T, a attack) {
 	}
 }
 
-// TestAttackAUnknownRoute: a pod asks for referrers, a route that the registry does not know and answers with 404 before
-// it asks who is there. It wants a private image, on a node that never had it, and must not get a byte of it.
+// TestAttackAUnknownRoute: a pod asks for referrers, a route that the registry does not know and answers with 404
+// before it asks who is there. It wants a private image, on a node that never had it, and must not get a byte of it.
 func TestAttackAUnknownRoute(t *testing.T) { defended(t, unknownRoute) }
 
 func unknownRoute(t *testing.T, w *world) (reached []string) {
@@ -77,7 +79,8 @@ func said(s *side, path string, status int) bool {
 	return false
 }
 
-// frontEnds are what stands before a registry that is down, and answers everything with something that is no registry's.
+// frontEnds are what stands before a registry that is down, and answers everything with something that is no
+// registry's.
 func frontEnds() map[string]registrytest.Hook {
 	page := func(status int, header map[string]string, body string) registrytest.Hook {
 		return func(http.Handler) http.Handler {
@@ -110,29 +113,50 @@ func frontEnds() map[string]registrytest.Hook {
 func TestAttackAFrontEnd(t *testing.T) { defended(t, frontEnd) }
 
 func frontEnd(t *testing.T, w *world) (reached []string) {
+	// Each stands before a repository of its own, so that all of them are tried at once.
+	before, images := map[string]registrytest.Hook{}, map[string]*image{}
 	for name, hook := range frontEnds() {
-		img := w.secret(t, 100_000)
-		who := w.outsiders(t, img)
+		img := w.secret(t, 10_000)
 		w.pullAnnounced(t, w.Nodes[0], img, tenantA, passwordA)
-		w.private.Break(hook)
-		for range 2 { // The first question opens, and the second is answered.
-			for _, what := range w.stolen(t, img, who) {
-				reached = append(reached, name+": "+what)
+		before[img.repo], images[name] = hook, img
+	}
+	breaks(t, w.private, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			for repo, hook := range before {
+				if strings.HasPrefix(r.URL.Path, "/v2/"+repo+"/") {
+					hook(next).ServeHTTP(rw, r)
+					return
+				}
+			}
+			next.ServeHTTP(rw, r)
+		})
+	})
+	for range 2 { // The first question opens, and the second is answered.
+		var all []attempt
+		for name, img := range images {
+			for _, a := range w.thefts(img, img.registry, img.repo, w.outsiders(t, img)) {
+				all = append(all, attempt{a.node, a.request, func(got answer) string {
+					if what := a.reached(got); what != "" {
+						return name + ": " + what
+					}
+					return ""
+				}})
 			}
 			for _, n := range w.Nodes {
-				for _, path := range []string{"tags/list", "referrers/" + img.objects[0].digest.String(), "manifests/none", "blobs/" + digest.FromString(name).String()} {
-					ask(t, n, request{registry: img.registry, path: img.repo + "/" + path})
+				for _, path := range []string{"tags/list", "referrers/" + img.objects[0].digest.String(), "manifests/none"} {
+					all = append(all, attempt{n, request{registry: img.registry, path: img.repo + "/" + path}, func(answer) string { return "" }})
 				}
 			}
 		}
-		w.private.Break(nil)
+		reached = append(reached, tryAll(t, all)...)
 	}
-	t.Cleanup(func() { w.private.Break(nil) })
+	slices.Sort(reached)
 	return reached
 }
 
-// TestAttackAOutage: the registry does not answer at all. Nobody gets what is known to be private meanwhile, on the node
-// that holds it or on the other; and where the operator chose verify, nobody gets what was never found to be open.
+// TestAttackAOutage: the registry does not answer at all. Nobody gets what is known to be private meanwhile, on the
+// node that holds it or on the other; and where the operator chose verify, nobody gets what was never found to be
+// open.
 func TestAttackAOutage(t *testing.T) { defended(t, outage) }
 
 func outage(t *testing.T, w *world) (reached []string) {
@@ -206,8 +230,8 @@ func challenge(http.Handler) http.Handler {
 	})
 }
 
-// TestAttackJExpired: a repository that was open is private now. A pod wants what it had, in its own name and in that of
-// an open repository, after the time for which the operator lets an answer count, and must not get it.
+// TestAttackJExpired: a repository that was open is private now. A pod wants what it had, in its own name and in that
+// of an open repository, after the time for which the operator lets an answer count, and must not get it.
 func TestAttackJExpired(t *testing.T) { defended(t, expired) }
 
 func expired(t *testing.T, w *world) (reached []string) {
@@ -231,8 +255,8 @@ func expired(t *testing.T, w *world) (reached []string) {
 	return append(reached, w.stolen(t, was, nobody())...)
 }
 
-// TestAttackJCircle: as TestAttackJExpired, and two nodes keep telling each other that it is open, each time by what the
-// other said.
+// TestAttackJCircle: as TestAttackJExpired, and two nodes keep telling each other that it is open, each time by what
+// the other said.
 func TestAttackJCircle(t *testing.T) { defended(t, circle) }
 
 func circle(t *testing.T, w *world) (reached []string) {
@@ -251,13 +275,12 @@ func circle(t *testing.T, w *world) (reached []string) {
 		w.put(t, w.public, repo, dgst, ocispec.MediaTypeImageIndex, body)
 	}
 	for i, n := range w.Nodes {
-		before := w.announced(t, n)
 		for _, dgst := range held[i] {
 			if a := ask(t, n, request{registry: img.registry, path: repo + "/manifests/" + dgst.String()}); !a.is(dgst) {
 				t.Fatalf("%s: %v", n.Name, a)
 			}
 		}
-		w.waitAnnounced(t, n, before+each)
+		w.waitKnown(t, n, held[i]...)
 		if began := time.Now(); i == 0 {
 			eventually(t, settleTime, "half of the time has passed", func() bool { return time.Since(began) > openFor/2 })
 		}

@@ -64,8 +64,8 @@ func healthDenied(t *testing.T, w *world) (reached []string) {
 	return reached
 }
 
-// TestAttackGDiscovery: a pod holds idle connections to the port of discovery on each node. It wants that a node which
-// restarts finds nobody, and pulls everything from upstream; it must find the others within seconds.
+// TestAttackGDiscovery: a pod holds idle connections to the port of discovery on each node. It wants that a node
+// which restarts finds nobody, and pulls everything from upstream; it must find the others within seconds.
 func TestAttackGDiscovery(t *testing.T) { defended(t, discoveryDenied) }
 
 func discoveryDenied(t *testing.T, w *world) (reached []string) {

@@ -8,8 +8,8 @@ import (
 	"github.com/kioo-dev/kioo/hack/attack/evilmember"
 )
 
-// TestAttackHLatest: a member says of a tag that moves, which the registry is asked for first, that it was confirmed just
-// now, with an image of its own. It wants that other nodes run that; while the registry answers they must not.
+// TestAttackHLatest: a member says of a tag that moves, which the registry is asked for first, that it was confirmed
+// just now, with an image of its own. It wants that other nodes run that; while the registry answers they must not.
 func TestAttackHLatest(t *testing.T) {
 	defended(t, func(t *testing.T, w *world) []string { return tagLie(t, w, "latest") })
 }

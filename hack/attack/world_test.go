@@ -127,8 +127,8 @@ func (w *world) newSide(ctx context.Context, port uint16, cfg registrytest.Confi
 	return s, s.sw.Resume()
 }
 
-// configure is a node's as an operator has it who has registries inside, denies a part of the outside, and has a cache
-// stand before all the rest.
+// configure is a node's as an operator has it who has registries inside, denies a part of the outside, and has a
+// cache stand before all the rest.
 func configure(n *fleet.Node, cfg *config.Config) {
 	upstream := netip.MustParseAddrPort(cfg.Registries[0].Match).Addr()
 	at := func(port uint16) string { return netip.AddrPortFrom(upstream, port).String() }

@@ -8,7 +8,10 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/peer"
 )
 
@@ -25,8 +28,9 @@ type call struct {
 	Body   []byte            `json:"body,omitempty"`
 }
 
-// control has PUT lies, GET seen (what others asked, a line each), GET members (how many others it knows, with their
-// addresses), and POST call (a request to a member, whose answer is passed on).
+// control has PUT lies, GET seen (what others asked, a line each), GET state (how many others it knows, and what they
+// still have to be told), GET holders?digest=… (who says to hold that), and POST call (a request to a member, whose
+// answer is passed on).
 func (m *Member) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT "+Control+"lies", func(w http.ResponseWriter, r *http.Request) {
@@ -49,6 +53,18 @@ func (m *Member) control() http.Handler {
 		_ = json.NewEncoder(w).Encode(map[string]int{ // Likewise.
 			"members": len(m.discovery.Members()), "pending": m.discovery.Pending(), "said": said,
 		})
+	})
+	mux.HandleFunc("GET "+Control+"holders", func(w http.ResponseWriter, r *http.Request) {
+		found, err := m.discovery.Providers(r.Context(), discovery.DigestKey(digest.Digest(r.URL.Query().Get("digest"))))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		holders := []string{}
+		for _, p := range found {
+			holders = append(holders, p.Member.PeerAPI...)
+		}
+		_ = json.NewEncoder(w).Encode(holders) // Likewise.
 	})
 	mux.HandleFunc("POST "+Control+"call", func(w http.ResponseWriter, r *http.Request) {
 		var c call

@@ -1,5 +1,5 @@
-// Package evilmember is one member that was taken over: it has the cluster's key, takes part in discovery as every member
-// does, and lies to the others as it is told.
+// Package evilmember is one member that was taken over: it has the cluster's key, takes part in discovery as every
+// member does, and lies to the others as it is told.
 //
 // It announces what it does not have, answers for tags, content and pieces with whatever it likes, coordinates in its
 // own interest, and sends others any message. What it does is a value, Lies, set over HTTP below Control. That a lie
@@ -46,7 +46,7 @@ type Lies struct {
 	Header map[string]string `json:"header,omitempty"`
 	// Relay has it pass on what honest members give it when it says that its client was checked.
 	Relay bool `json:"relay,omitempty"`
-	// Announces are posted to the coordinator of each other member, again and again, with "from" and "final" filled in.
+	// Announces are posted to every member as a coordinator, again and again, with "from" and "final" filled in.
 	Announces []map[string]any `json:"announces,omitempty"`
 	// Answers are what it says as a coordinator, by what was announced.
 	Answers map[string]json.RawMessage `json:"answers,omitempty"`
@@ -227,6 +227,7 @@ func (m *Member) say(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			m.tell(ctx, m.cfg.PeerAPI.String(), body) // It may be the coordinator itself.
 			for _, other := range m.discovery.Members() {
 				for _, at := range other.PeerAPI {
 					m.tell(ctx, at, body)

@@ -1,9 +1,10 @@
-// Package evilregistry is a registry that lies: an attacker's own, or what stands in front of a registry that is down.
+// Package evilregistry is a registry that lies: an attacker's own, or what stands in front of a registry that is
+// down.
 //
-// What it answers is a list of rules, of which the first that fits a request counts; what no rule fits is a 404 without
-// a challenge. It writes down all that it is asked and told, credentials included, for that is what an attacker does. The
-// rules are set, and what it saw is read, over HTTP below Control: it is a program of its own, in a place of its own.
-// What is an attack and what should have come of it is for those who use it.
+// What it answers is a list of rules, of which the first that fits a request counts; what no rule fits is a 404
+// without a challenge. It writes down all that it is asked and told, credentials included, for that is what an
+// attacker does. The rules are set, and what it saw is read, over HTTP below Control: it is a program of its own, in
+// a place of its own. What is an attack and what should have come of it is for those who use it.
 package evilregistry
 
 import (

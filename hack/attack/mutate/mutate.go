@@ -1,5 +1,5 @@
-// Package mutate builds Kioo without one of its defences, so that an attack can show that it is this one which keeps it
-// from succeeding.
+// Package mutate builds Kioo without one of its defences, so that an attack can show that it is this one which keeps
+// it from succeeding.
 //
 // A defence is taken out of the source by Go's -overlay: nothing in the tree changes, and the product has no switches
 // that turn defences off. Which defences there are, and which attack belongs to which, its users know.

@@ -30,6 +30,8 @@ const (
 	parallel = 64
 	// slowEvery is how often a slow one says one byte more.
 	slowEvery = 500 * time.Millisecond
+	// backAfter is how soon somebody who was thrown out is back.
+	backAfter = 20 * time.Millisecond
 )
 
 // Manner is how strangers behave on a connection.
@@ -120,7 +122,7 @@ func (c *Crowd) keep(ctx context.Context, conn net.Conn) {
 		c.mu.Unlock()
 		_ = conn.Close() // It is of no use any more.
 		for {
-			if wait(ctx, slowEvery) != nil {
+			if wait(ctx, backAfter) != nil {
 				return
 			}
 			again, err := c.open(ctx)

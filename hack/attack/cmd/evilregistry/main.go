@@ -1,4 +1,4 @@
-// Command evilregistry is an attacker's registry, for the attack suite: it answers by rules and writes down what it hears.
+// Command evilregistry is an attacker's registry: it answers by rules, and writes down what it hears.
 package main
 
 import (
