@@ -35,7 +35,6 @@ const (
 
 // shared is what all attacks of this package run on: a start takes seconds.
 type shared struct {
-	dir  string
 	once sync.Once
 	w    *world
 	err  error
