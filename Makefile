@@ -12,7 +12,7 @@ IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
 # What is tested, and for how long at most; more flags for go test.
 PKG        ?= ./...
 # Tests of whole nodes and fleets, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
-ALONE      := /(hack/(clienttest|fleet|fleettest|loadtest|swarmbench)|pkg/(coordinator|daemon|mirror))$$
+ALONE      := /(hack/(attack|clienttest|fleet|fleettest|loadtest|swarmbench)|pkg/(coordinator|daemon|mirror))$$
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
 # Flags for make simulate, for instance -full, or -nodes 500 -zones 3.
@@ -65,6 +65,10 @@ bench-swarm: ## Measure N nodes that pull one image at once, against what their 
 .PHONY: simulate
 simulate: ## Let up to 1000 simulated nodes pull a blob, and compare with the limit; SIMULATE=-help tells more
 	@go run ./hack/simulate $(SIMULATE)
+
+.PHONY: attack
+attack: ## Run every attack of the threat model, and each against a Kioo without the one defence (Linux, root)
+	@KIOO_ATTACK_CONTROLS=1 go test -count=1 -timeout 30m $(TESTFLAGS) ./hack/attack/...
 
 .PHONY: lint
 lint: ## Check format, vet, staticcheck, go.mod and the house rules

@@ -1,0 +1,83 @@
+package attack
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/kioo-dev/kioo/hack/attack/evilmember"
+)
+
+// TestAttackHLatest: a member says of a tag that moves, which the registry is asked for first, that it was confirmed
+// just now, with an image of its own. It wants that other nodes run that; while the registry answers they must not.
+func TestAttackHLatest(t *testing.T) {
+	defended(t, func(t *testing.T, w *world) []string { return tagLie(t, w, "latest") })
+}
+
+// TestAttackHOnly is TestAttackHLatest for a tag of which the operator said: upstream-only.
+func TestAttackHOnly(t *testing.T) {
+	defended(t, func(t *testing.T, w *world) []string { return tagLie(t, w, "only") })
+}
+
+// tagLie has the member lie about a tag in all ways: to who looks for it, to every coordinator, and as one.
+func tagLie(t *testing.T, w *world, tag string) (reached []string) {
+	for _, known := range []string{"a tag that no node knows", "a tag that the node knows"} {
+		img := w.push(t, w.public, w.fresh("tagged"), tag, 20_000)
+		if known == "a tag that the node knows" {
+			for _, n := range w.Nodes {
+				ask(t, n, request{registry: img.registry, path: img.repo + "/manifests/" + tag})
+			}
+		}
+		theirs := describe(t, w.public.Host(), img.repo, tag, newImage(t, w.fresh("theirs"), 30_000))
+		lies := w.bring(t, theirs)
+		o := theirs.objects[0]
+		said := map[string]any{"mediaType": o.mediaType, "digest": o.digest.String(), "size": o.size, "ageMs": 0}
+		key := img.name()
+		lies.Tags = []evilmember.Tag{{Name: key, MediaType: o.mediaType, Digest: o.digest, Size: o.size}}
+		lies.Announces = []map[string]any{{"key": key, "size": 1, "complete": true, "tag": said}}
+		answer, err := json.Marshal(map[string]any{"size": -1, "tag": said})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lies.Answers = map[string]json.RawMessage{key: answer}
+		w.member.lies(t, lies)
+		eventually(t, settleTime, "the coordinators have heard it", func() bool { return w.member.heard(t) })
+		for _, n := range w.Nodes {
+			a := ask(t, n, request{registry: img.registry, path: img.repo + "/manifests/" + tag})
+			if got := a.header.Get("Docker-Content-Digest"); got == o.digest.String() {
+				reached = append(reached, fmt.Sprintf("%s says that %s, %s, is the attacker's image", n.Name, key, known))
+			}
+		}
+		// And as it goes on lying, what containerd pulls is the registry's.
+		pull(t, w.Nodes[1], key, "", "")
+		if got := w.holds(t, w.Nodes[1], o.digest.String()); got {
+			reached = append(reached, fmt.Sprintf("containerd of node-2 has the attacker's image for %s, %s", key, known))
+		}
+	}
+	return reached
+}
+
+// bring has the member hold an image of its own.
+func (w *world) bring(t *testing.T, img *image) evilmember.Lies {
+	t.Helper()
+	var lies evilmember.Lies
+	add := func(o object, body []byte, err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		lies.Content = append(lies.Content, evilmember.Content{Digest: o.digest, MediaType: o.mediaType, Body: body})
+	}
+	manifest, err := img.RawManifest()
+	add(img.objects[0], manifest, err)
+	config, err := img.RawConfigFile()
+	add(img.objects[1], config, err)
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, layer := range layers {
+		body, err := readLayer(layer)
+		add(img.layers()[i], body, err)
+	}
+	return lies
+}
