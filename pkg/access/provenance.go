@@ -146,7 +146,7 @@ func (b *Book) Belongs(repo reference.Repository, dgst digest.Digest, unasked bo
 		return false
 	}
 	return !slices.ContainsFunc(p.claimed, func(other place) bool {
-		return other != at && b.restricted(other.Value(), unasked, now)
+		return other != at && b.restricted(other.Value(), now) && !(unasked && b.passes(other.Value(), repo, now))
 	})
 }
 
@@ -160,18 +160,21 @@ func (b *Book) Proven(dgst digest.Digest) bool {
 
 // public tells whether the bytes of some content came from a repository that everybody may read. Called with mu held.
 func (b *Book) public(p provenance, now time.Time) bool {
-	return slices.ContainsFunc(p.proven, func(at place) bool { return !b.restricted(at.Value(), false, now) })
+	return slices.ContainsFunc(p.proven, func(at place) bool { return !b.restricted(at.Value(), now) })
 }
 
 // restricted tells whether a repository is one that not everybody may read, as far as is known. Called with mu held.
-func (b *Book) restricted(repo reference.Repository, unasked bool, now time.Time) bool {
-	switch mode := b.cfg.Mode(repo); {
-	case mode == Own, b.open(repo, now):
-		return false
-	case unasked && mode != Verify:
-		return b.perhapsRefused(repo)
-	}
-	return true
+func (b *Book) restricted(repo reference.Repository, now time.Time) bool {
+	return b.cfg.Mode(repo) != Own && !b.open(repo, now)
+}
+
+// passes tells whether a repository was never heard to be restricted and can't be asked: because its registry is the
+// one that who asks for another repository can't ask, or because this node missed it a moment ago. Who has a registry
+// of his own that is down says nothing of others. Called with mu held.
+func (b *Book) passes(repo, asked reference.Repository, now time.Time) bool {
+	c, _ := b.contacts.peek(repo.Registry)
+	down := repo.Registry == asked.Registry || !c.since.IsZero() && now.Sub(c.missed) < coolDown
+	return down && b.cfg.Mode(repo) != Verify && !b.perhapsRefused(repo)
 }
 
 // Serves tells whether another member gets content that Belongs to a repository, by what it says of its client. An

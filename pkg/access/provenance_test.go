@@ -48,6 +48,12 @@ func TestClaims(t *testing.T) {
 			open(b, evil)
 		}, private, true, true},
 		{"two of which nothing is known", Auto, func(b *Book) { b.Claim(private, layer); b.Claim(other, layer) }, other, false, true},
+		{"one whose registry is somebody else's", Auto, func(b *Book) { b.Claim(private, layer); b.Claim(evil, layer) }, evil, false, false},
+		{"both registries are down", Auto, func(b *Book) {
+			b.Claim(private, layer)
+			b.Claim(evil, layer)
+			missed(b, private.Registry)
+		}, evil, false, true},
 		{"two open ones", Auto, func(b *Book) { b.Claim(public, layer); b.Claim(evil, layer); open(b, public, evil) }, public, true, true},
 		{"a label says more", Auto, func(b *Book) {
 			b.Claim(evil, layer)
