@@ -69,6 +69,15 @@ func (m Mutation) Apply(root string) (map[string][]byte, error) {
 
 // Build builds a program of the module, such as "./cmd/kioo", with the mutation, as a file in dir.
 func (m Mutation) Build(ctx context.Context, root, dir, pkg string) (program string, err error) {
+	return m.compile(ctx, root, dir, pkg, "build")
+}
+
+// Test builds the tests of a package, with the mutation, as a file in dir.
+func (m Mutation) Test(ctx context.Context, root, dir, pkg string) (program string, err error) {
+	return m.compile(ctx, root, dir, pkg, "test", "-c")
+}
+
+func (m Mutation) compile(ctx context.Context, root, dir, pkg string, how ...string) (program string, err error) {
 	changed, err := m.Apply(root)
 	if err != nil {
 		return "", err
@@ -94,7 +103,7 @@ func (m Mutation) Build(ctx context.Context, root, dir, pkg string) (program str
 		return "", err
 	}
 	program = filepath.Join(tmp, filepath.Base(pkg))
-	cmd := exec.CommandContext(ctx, "go", "build", "-overlay", list, "-o", program, pkg)
+	cmd := exec.CommandContext(ctx, "go", append(how, "-overlay", list, "-o", program, pkg)...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
