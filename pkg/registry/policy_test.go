@@ -238,7 +238,7 @@ func TestRoutes(t *testing.T) {
 	ref := reference.Reference{Repository: reference.Repository{Registry: upstreamHost, Path: "air/app"}, Tag: "v1"}
 	body := s.remote.manifests["air/app:v1"]
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d, Size: int64(len(body))}
-	err := errors.Join(s.cache.Put(t.Context(), desc, body), s.cache.SetTag(t.Context(), ref, content.Tag{Target: desc, Confirmed: s.now().Add(-time.Hour)}))
+	err := errors.Join(s.cache.Put(t.Context(), "", desc, body), s.cache.SetTag(t.Context(), ref, content.Tag{Target: desc, Confirmed: s.now().Add(-time.Hour)}))
 	if err != nil {
 		t.Fatal(err)
 	}
