@@ -100,10 +100,10 @@ func (b *Book) Restore(data []byte) error {
 		b.forgotAll = true
 		return fmt.Errorf("read who may read what: %w", err)
 	}
-	for _, name := range s.Forgot {
-		b.forget(name)
+	for _, name := range s.Forgot[:min(len(s.Forgot), maxRegistries)] {
+		b.forgot[name] = true
 	}
-	b.forgotAll = b.forgotAll || s.ForgotAll
+	b.forgotAll = b.forgotAll || s.ForgotAll || len(s.Forgot) > maxRegistries
 	places := make([]place, len(s.Repositories))
 	for i, r := range s.Repositories {
 		repo, err := reference.NewRepository(r.Registry, r.Path)

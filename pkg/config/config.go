@@ -159,12 +159,12 @@ type Flights struct {
 
 // Cache configures the store on disk.
 type Cache struct {
-	// MaxBytes is how many bytes of blobs are held, those on their way included, as 20Gi or 500M. What was used least
-	// recently goes first, but never what is being read. More is fetched again less often; 0 keeps nothing.
-	// Default: 20Gi.
+	// MaxBytes is how many bytes of blobs are held, what came of those on their way included, as 20Gi or 500M. What was
+	// asked for once goes before what is asked for often, what is being read never, and each registry keeps a share.
+	// See docs/cache.md. More is fetched again less often; 0 keeps nothing. Default: 20Gi.
 	MaxBytes Bytes `yaml:"maxBytes"`
-	// SpoolBytes is the room, on top of maxBytes, for blobs on their way that can't be kept: they are larger than
-	// maxBytes, or all that is held is being read. Without it such blobs are refused. Default: 10Gi.
+	// SpoolBytes is the room, on top of maxBytes, for blobs on their way that can't be kept: they are larger than three
+	// quarters of maxBytes, or what is held can't make room. Without it such blobs pass through. Default: 10Gi.
 	SpoolBytes Bytes `yaml:"spoolBytes"`
 	// MaxBlobs is how many blobs are kept, so that many small ones can't use up the file system's inodes, nor the
 	// index the memory. Default: 100000.

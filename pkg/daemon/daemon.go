@@ -138,8 +138,8 @@ func (d *Daemon) openStores() (err error) {
 	}
 	told.open.Store(true)
 	flights := flight.Config{
-		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) {
-			spool, err := d.cache.Create(dgst, size)
+		Create: func(owner content.Owner, dgst digest.Digest, size int64) (flight.Spool, error) {
+			spool, err := d.cache.Create(owner, dgst, size)
 			if err != nil {
 				return nil, err
 			}

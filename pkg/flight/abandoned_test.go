@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr/testr"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/opencontainers/go-digest"
 )
@@ -18,7 +19,7 @@ func TestAbandoned(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				spool := &memorySpool{body: make([]byte, 1<<20)}
 				g := flight.New(flight.Config{
-					Create: func(digest.Digest, int64) (flight.Spool, error) { return spool.open(t) },
+					Create: func(content.Owner, digest.Digest, int64) (flight.Spool, error) { return spool.open(t) },
 					Held:   func(digest.Digest) bool { return false },
 					Grace:  30 * time.Second, Log: testr.New(t),
 				})

@@ -84,7 +84,7 @@ func (f *flight) credit(src Origin) {
 
 // create makes the spool for a blob of that size. Called with mu held.
 func (f *flight) create(size int64) error {
-	spool, err := f.group.cfg.Create(f.dgst, size)
+	spool, err := f.group.cfg.Create(f.owner, f.dgst, size)
 	if err != nil {
 		return fatal{fmt.Errorf("make spool: %w", err)}
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -91,8 +92,9 @@ type Spool interface {
 
 // Config is what a group needs.
 type Config struct {
-	// Create makes the spool for a blob of that many bytes, with room for all of them.
-	Create func(dgst digest.Digest, size int64) (Spool, error)
+	// Create makes the spool for a blob of that many bytes, which an owner brings. It fails where there is no room for
+	// all of them; writing fails where there is none any more.
+	Create func(owner content.Owner, dgst digest.Digest, size int64) (Spool, error)
 	// Held tells whether the store that makes the spools has a blob by now. It must not wait for anything.
 	Held func(dgst digest.Digest) bool
 	// Grace is how long a flight goes on that nobody reads any more. A client that comes back in time, or one that
@@ -105,8 +107,8 @@ type Config struct {
 	// default; a negative HoldFor holds nothing back.
 	HoldBytes int64
 	HoldFor   time.Duration
-	// Max is how many flights there are at once; more are refused with ErrBusy. Each has a spool and up to
-	// four connections of its own. 256 by default.
+	// Max is how many flights there are at once; more are refused with ErrBusy, as are those of one owner beyond three
+	// quarters of what others leave. Each has a spool and up to four connections of its own. 256 by default.
 	Max int
 	// Swarm, if not nil, guides flights: they read what it says, from whom it says, for as long as it can help.
 	Swarm Swarm
@@ -125,6 +127,7 @@ type Group struct {
 	mu      sync.Mutex
 	flights map[digest.Digest]*flight
 	apart   map[apartKey]*flight
+	owners  map[content.Owner]int // How many of the flights are each one's.
 	closed  bool
 
 	spare *semaphore.Weighted // Bytes of pieces that wait in memory.
@@ -149,7 +152,7 @@ func New(cfg Config) *Group {
 	}
 	g := &Group{
 		cfg: cfg, flights: map[digest.Digest]*flight{}, apart: map[apartKey]*flight{},
-		spare: semaphore.NewWeighted(maxSpare),
+		owners: map[content.Owner]int{}, spare: semaphore.NewWeighted(maxSpare),
 	}
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	factory := promauto.With(cfg.Registerer)
@@ -177,14 +180,17 @@ func New(cfg Config) *Group {
 // size, negative if nothing: sources that are not trusted and say otherwise are passed over. Join returns when the size
 // is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look into the store again.
 func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
-	return g.JoinApart(ctx, "", dgst, size, sources...)
+	return g.JoinApart(ctx, "", "", dgst, size, sources...)
 }
 
 // JoinApart is Join for those who may not share what just anybody's sources give: a flight has readers and sources of
-// one scope alone, because whoever boards it reads what all of its sources give. The empty scope is Join's.
-func (g *Group) JoinApart(ctx context.Context, scope string, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
+// one scope alone, because whoever boards it reads what all of its sources give. The empty scope is Join's. If it
+// starts the flight, the room that this takes is the owner's; Join's is nobody's in particular.
+func (g *Group) JoinApart(
+	ctx context.Context, scope string, owner content.Owner, dgst digest.Digest, size int64, sources ...Source,
+) (*Reader, error) {
 	for {
-		f, err := g.board(scope, dgst, size, sources)
+		f, err := g.board(scope, owner, dgst, size, sources)
 		if err != nil {
 			return nil, err
 		}
@@ -201,7 +207,9 @@ func (g *Group) JoinApart(ctx context.Context, scope string, dgst digest.Digest,
 }
 
 // board finds or starts the flight and counts the caller as one of its readers.
-func (g *Group) board(scope string, dgst digest.Digest, size int64, sources []Source) (*flight, error) {
+func (g *Group) board(
+	scope string, owner content.Owner, dgst digest.Digest, size int64, sources []Source,
+) (*flight, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -213,11 +221,11 @@ func (g *Group) board(scope string, dgst digest.Digest, size int64, sources []So
 	if g.cfg.Held(dgst) { // A flight lands in the store before it leaves the table, so this looks after the last one.
 		return nil, ErrHeld
 	}
-	if len(g.flights)+len(g.apart) >= g.cfg.Max {
-		return nil, fmt.Errorf("%w: %d", ErrBusy, g.cfg.Max)
+	if err := g.room(owner); err != nil {
+		return nil, err
 	}
 	f := newFlight(g, dgst, size, sources)
-	f.scope = scope
+	f.scope, f.owner = scope, owner
 	g.enter(f)
 	g.running.Add(1)
 	go func() {

@@ -40,7 +40,9 @@ func setup(t *testing.T, change func(*flight.Config)) fixture {
 		t.Fatal(err)
 	}
 	cfg := flight.Config{
-		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) { return c.Create(dgst, size) },
+		Create: func(owner content.Owner, dgst digest.Digest, size int64) (flight.Spool, error) {
+			return c.Create(owner, dgst, size)
+		},
 		Held: func(dgst digest.Digest) bool {
 			blob, err := c.Open(t.Context(), dgst)
 			return err == nil && blob.Close() == nil

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/opencontainers/go-digest"
 )
@@ -85,7 +86,7 @@ func TestHold(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				spool := &memorySpool{body: make([]byte, 1<<20)}
 				g := flight.New(flight.Config{
-					Create:    func(digest.Digest, int64) (flight.Spool, error) { return spool.open(t) },
+					Create:    func(content.Owner, digest.Digest, int64) (flight.Spool, error) { return spool.open(t) },
 					Held:      func(digest.Digest) bool { return false },
 					HoldBytes: test.holdBytes, HoldFor: 5 * time.Second,
 				})

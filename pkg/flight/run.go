@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -36,6 +37,7 @@ const (
 type flight struct {
 	group  *Group
 	scope  string
+	owner  content.Owner
 	dgst   digest.Digest
 	log    logr.Logger
 	ctx    context.Context

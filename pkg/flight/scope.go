@@ -1,6 +1,11 @@
 package flight
 
-import "github.com/opencontainers/go-digest"
+import (
+	"fmt"
+
+	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/opencontainers/go-digest"
+)
 
 // apartKey is a flight that is not for everybody.
 type apartKey struct {
@@ -25,6 +30,7 @@ func (g *Group) find(scope string, dgst digest.Digest) *flight {
 }
 
 func (g *Group) enter(f *flight) {
+	g.owners[f.owner]++
 	if f.scope == "" {
 		g.flights[f.dgst] = f
 		return
@@ -33,11 +39,24 @@ func (g *Group) enter(f *flight) {
 }
 
 func (g *Group) leave(f *flight) {
+	if g.owners[f.owner]--; g.owners[f.owner] == 0 {
+		delete(g.owners, f.owner)
+	}
 	if f.scope == "" {
 		delete(g.flights, f.dgst)
 		return
 	}
 	delete(g.apart, apartKey{f.scope, f.dgst})
+}
+
+// room says whether there may be one more flight for what an owner brings: one whose sources give a byte now and then
+// must not keep others from flying. So there is always a quarter left of what others leave. Called with mu held.
+func (g *Group) room(owner content.Owner) error {
+	all, own := len(g.flights)+len(g.apart), g.owners[owner]
+	if left := g.cfg.Max - (all - own); all >= g.cfg.Max || own >= max(1, left-left/4) {
+		return fmt.Errorf("%w: %d, %d of them of %q", ErrBusy, all, own, owner)
+	}
+	return nil
 }
 
 // attest tells the sources that the blob is right. Called with the flight's mu held.

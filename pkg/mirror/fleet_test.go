@@ -158,7 +158,9 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 	})
 	check(err)
 	flights := flight.New(flight.Config{
-		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) { return m.store.Create(dgst, size) },
+		Create: func(owner content.Owner, dgst digest.Digest, size int64) (flight.Spool, error) {
+			return m.store.Create(owner, dgst, size)
+		},
 		Held: func(dgst digest.Digest) bool {
 			held, err := m.store.Open(context.Background(), dgst)
 			return err == nil && held.Close() == nil

@@ -244,9 +244,11 @@ func newGuarded(t *testing.T, cfg mirror.Config) (*mirror.Mirror, *flight.Group)
 	})
 	cfg.Held, cfg.Keeper = []mirror.Held{{Name: "cache", Store: store}}, store
 	cfg.Flights = flight.New(flight.Config{
-		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) { return store.Create(dgst, size) },
-		Held:   func(digest.Digest) bool { return false },
-		Log:    logr.Discard(),
+		Create: func(owner content.Owner, dgst digest.Digest, size int64) (flight.Spool, error) {
+			return store.Create(owner, dgst, size)
+		},
+		Held: func(digest.Digest) bool { return false },
+		Log:  logr.Discard(),
 	})
 	m, err := mirror.New(cfg)
 	if err != nil {

@@ -203,7 +203,7 @@ func (m *Mirror) fetchFrom(ctx context.Context, ref reference.Reference, r reque
 // take keeps a manifest that was fetched. Where the store keeps nothing, other members get it from memory for a while.
 func (m *Mirror) take(ctx context.Context, ref reference.Reference, got fetched) fetched {
 	got.desc.MediaType = m.hints.declared(ref.Repository, got.desc, got.body)
-	if err := m.cfg.Keeper.Put(ctx, got.desc, got.body); err != nil {
+	if err := m.cfg.Keeper.Put(ctx, content.OwnerOf(ref.Registry), got.desc, got.body); err != nil {
 		m.cfg.Log.V(1).Info("manifest not kept", "ref", ref.String(), "reason", err.Error())
 		if got.desc.Size <= largestInMemory {
 			m.memory.Add(got.desc.Digest, fetched{desc: got.desc, body: got.body, source: "memory"})

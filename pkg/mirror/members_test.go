@@ -211,7 +211,7 @@ func TestWrongBytesFromAMember(t *testing.T) {
 			w.add(t, "honest", note("honest", holds(blob)))
 		}
 		g := flight.New(flight.Config{
-			Create: func(_ digest.Digest, size int64) (flight.Spool, error) { return newFileSpool(t) },
+			Create: func(_ content.Owner, _ digest.Digest, size int64) (flight.Spool, error) { return newFileSpool(t) },
 			Held:   func(digest.Digest) bool { return false },
 		})
 		var got bytes.Buffer

@@ -48,8 +48,8 @@ const (
 // Keeper is the store that keeps what passes by.
 type Keeper interface {
 	content.TagStore
-	// Put keeps small content, verified against its descriptor.
-	Put(ctx context.Context, desc ocispec.Descriptor, body []byte) error
+	// Put keeps small content that an owner brings, verified against its descriptor.
+	Put(ctx context.Context, owner content.Owner, desc ocispec.Descriptor, body []byte) error
 	// SetTag remembers what a tag means.
 	SetTag(ctx context.Context, ref reference.Reference, tag content.Tag) error
 	// DeleteTag forgets it.

@@ -217,7 +217,7 @@ func TestEveryRule(t *testing.T) {
 		desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(body), Size: int64(len(body))}
 		known := content.Tag{Target: desc, Confirmed: time.Now().Add(-age(s.own))}
 		tag := reference.Reference{Repository: s.reference().Repository, Tag: s.tag}
-		if err := errors.Join(store.Put(t.Context(), desc, body), store.SetTag(t.Context(), tag, known)); err != nil {
+		if err := errors.Join(store.Put(t.Context(), "", desc, body), store.SetTag(t.Context(), tag, known)); err != nil {
 			t.Fatal(err)
 		}
 	}

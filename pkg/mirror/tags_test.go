@@ -78,7 +78,7 @@ func TestTagOrder(t *testing.T) {
 			m, store := newMirror(t, w, remote.URL, test.mutable, pulled)
 			if test.own != never {
 				desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(own), Size: int64(len(own))}
-				if err := store.Put(t.Context(), desc, own); err != nil {
+				if err := store.Put(t.Context(), "", desc, own); err != nil {
 					t.Fatal(err)
 				}
 				known := content.Tag{Target: desc, Confirmed: time.Now().Add(-test.own)}

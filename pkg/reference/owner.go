@@ -8,31 +8,38 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// addresses is the owner of all registries that are named by an address.
-const addresses = "(addresses)"
+const (
+	// ownerAddresses are the registries that have no name: an address costs nobody anything in IPv6.
+	ownerAddresses = "addresses"
+	// ownerLocal are the registries whose name has no domain that could be somebody's.
+	ownerLocal = "local"
+)
 
-// Owner names who holds a registry's name, for bounds that nobody gets around by making up names: the domain that can
-// be registered, which costs money, with as many hosts in it as its holder likes. Domains whose holders give away names
-// below them (the private part of the public suffix list) count as one, and so do all addresses.
+// Owner names who holds a registry's name, with or without a port, for bounds that nobody gets around by making up
+// names. That is the domain that somebody registered: who has one can make up names below it, so these must not count
+// as many. Suffixes that companies offer to the public below a domain of their own, such as that of a cloud's registry,
+// are one owner too.
 func Owner(registry string) string {
 	host := registry
 	if h, _, err := net.SplitHostPort(registry); err == nil {
 		host = h
 	}
-	host = strings.Trim(host, "[]")
-	if _, err := netip.ParseAddr(host); err == nil {
-		return addresses
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return ownerAddresses
 	}
-	suffix, icann := publicsuffix.PublicSuffix(host)
-	for !icann && strings.Contains(suffix, ".") {
-		_, suffix, _ = strings.Cut(suffix, ".")
-		if suffix, icann = publicsuffix.PublicSuffix(suffix); suffix == "" {
+	suffix, managed := publicsuffix.PublicSuffix(host)
+	for !managed { // A company's suffix, or one that nobody knows: of these the last label is one.
+		_, above, ok := strings.Cut(suffix, ".")
+		if !ok {
 			break
 		}
+		suffix, managed = publicsuffix.PublicSuffix(above)
 	}
-	rest, ok := strings.CutSuffix(host, "."+suffix)
-	if !ok {
-		return host
+	below, ok := strings.CutSuffix(host, "."+suffix)
+	label := below[strings.LastIndexByte(below, '.')+1:]
+	if !ok || label == "" {
+		return ownerLocal
 	}
-	return rest[strings.LastIndexByte(rest, '.')+1:] + "." + suffix
+	return label + "." + suffix
 }

@@ -102,7 +102,7 @@ func TestRefusedStayBehind(t *testing.T) {
 	clients.Go(func() { s.get(t, blobPath("org/app", d)).expect(t, 200) })
 	<-answer.reached
 	// As if it had landed, and not left the table of flights yet.
-	if err := s.cache.Put(t.Context(), ocispec.Descriptor{Digest: d, Size: int64(len(layer))}, layer); err != nil {
+	if err := s.cache.Put(t.Context(), "", ocispec.Descriptor{Digest: d, Size: int64(len(layer))}, layer); err != nil {
 		t.Fatal(err)
 	}
 	s.book.Saw(orgApp, d)

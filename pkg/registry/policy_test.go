@@ -239,7 +239,7 @@ func TestRoutes(t *testing.T) {
 	body := s.remote.manifests["air/app:v1"]
 	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: d, Size: int64(len(body))}
 	s.book.Saw(ref.Repository, d)
-	err := errors.Join(s.cache.Put(t.Context(), desc, body), s.cache.SetTag(t.Context(), ref, content.Tag{Target: desc, Confirmed: s.now().Add(-time.Hour)}))
+	err := errors.Join(s.cache.Put(t.Context(), "", desc, body), s.cache.SetTag(t.Context(), ref, content.Tag{Target: desc, Confirmed: s.now().Add(-time.Hour)}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/go-logr/logr/testr"
 	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/mirror"
@@ -257,7 +258,9 @@ func newStack(t *testing.T, o options) *stack {
 		t.Fatal(err)
 	}
 	flights := flight.New(flight.Config{
-		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) { return s.cache.Create(dgst, size) },
+		Create: func(owner content.Owner, dgst digest.Digest, size int64) (flight.Spool, error) {
+			return s.cache.Create(owner, dgst, size)
+		},
 		Held: func(dgst digest.Digest) bool {
 			b, err := s.cache.Open(context.Background(), dgst)
 			return err == nil && b.Close() == nil

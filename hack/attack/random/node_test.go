@@ -90,7 +90,7 @@ func (n *node) start() {
 	})
 	n.w.check(err)
 	n.flights = flight.New(flight.Config{
-		Create: func(dgst digest.Digest, _ int64) (flight.Spool, error) { return n.store.create(dgst) },
+		Create: func(_ content.Owner, dgst digest.Digest, _ int64) (flight.Spool, error) { return n.store.create(dgst) },
 		Held:   n.store.has, Grace: -1, Log: logr.Discard(),
 	})
 	rules := config.Default()

@@ -48,7 +48,7 @@ func (s *store) Open(_ context.Context, dgst digest.Digest) (content.Blob, error
 }
 
 // Put implements mirror.Keeper.
-func (s *store) Put(_ context.Context, desc ocispec.Descriptor, body []byte) error {
+func (s *store) Put(_ context.Context, _ content.Owner, desc ocispec.Descriptor, body []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held[desc.Digest] = content.Bytes{Body: body, Type: desc.MediaType}
@@ -108,7 +108,7 @@ func (s *spool) Commit(ctx context.Context, mediaType string) error {
 	if err != nil {
 		return err
 	}
-	return s.store.Put(ctx, ocispec.Descriptor{MediaType: mediaType, Digest: s.dgst}, body)
+	return s.store.Put(ctx, "", ocispec.Descriptor{MediaType: mediaType, Digest: s.dgst}, body)
 }
 
 // Discard implements flight.Spool.

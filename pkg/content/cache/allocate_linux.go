@@ -7,14 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allocate gives a file its size and, where the file system knows how, its space on the disk: so a full disk shows now
-// and not in the middle of a pull.
-func allocate(file *os.File, size int64) error {
-	if size == 0 {
-		return nil
-	}
+// allocate gives n bytes of a file their space on the disk, where the file system knows how: so a full disk shows
+// before they are written, and files that grow side by side are not scattered in small parts.
+func allocate(file *os.File, off, n int64) error {
 	for range 16 { // Signals interrupt it, and it starts from scratch then.
-		err := unix.Fallocate(int(file.Fd()), 0, 0, size)
+		err := unix.Fallocate(int(file.Fd()), 0, off, n)
 		if err == nil {
 			return nil
 		}
@@ -25,5 +22,5 @@ func allocate(file *os.File, size int64) error {
 			return err
 		}
 	}
-	return file.Truncate(size)
+	return nil
 }

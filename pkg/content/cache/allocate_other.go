@@ -4,5 +4,5 @@ package cache
 
 import "os"
 
-// allocate gives a file its size. A full disk shows when it is written.
-func allocate(file *os.File, size int64) error { return file.Truncate(size) }
+// allocate does nothing. A full disk shows when the file is written.
+func allocate(*os.File, int64, int64) error { return nil }

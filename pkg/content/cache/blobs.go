@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/content/cache/internal/eviction"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -36,16 +37,16 @@ func (c *Cache) Open(ctx context.Context, dgst digest.Digest) (content.Blob, err
 		c.unpin(e)
 		return nil, err
 	}
-	return content.NewFile(file, e.size, mediaType, func() { c.unpin(e) }), nil
+	return content.NewFile(file, e.Size, mediaType, func() { c.unpin(e) }), nil
 }
 
 // openFile opens a held blob's file. A file that is gone, or that somebody cut short, is a miss and no longer held:
 // the mirror must find out before it promises bytes to a client.
 func (c *Cache) openFile(e *entry) (*os.File, error) {
-	file, err := os.Open(c.dir.blob(e.digest))
+	file, err := os.Open(c.dir.blob(e.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		c.drop(e, "its file is gone")
-		return nil, fmt.Errorf("cache: %s: its file is gone: %w", e.digest, content.ErrNotFound)
+		return nil, fmt.Errorf("cache: %s: its file is gone: %w", e.Digest, content.ErrNotFound)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cache: %w", err)
@@ -54,10 +55,10 @@ func (c *Cache) openFile(e *entry) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cache: %w", err), file.Close())
 	}
-	if info.Size() != e.size {
+	if info.Size() != e.Size {
 		c.drop(e, "its file has the wrong size")
 		return nil, errors.Join(
-			fmt.Errorf("cache: %s has %d bytes instead of %d: %w", e.digest, info.Size(), e.size, content.ErrNotFound),
+			fmt.Errorf("cache: %s has %d bytes instead of %d: %w", e.Digest, info.Size(), e.Size, content.ErrNotFound),
 			file.Close())
 	}
 	return file, nil
@@ -71,8 +72,8 @@ func (c *Cache) Touch(dgst digest.Digest) {
 	if c.closed {
 		return
 	}
-	if e := c.ledger.use(dgst, c.cfg.Now()); e != nil {
-		c.ledger.unpin(e)
+	if e := c.ledger.blobs[dgst]; e != nil {
+		c.ledger.touch(e, c.cfg.Now())
 	}
 }
 
@@ -87,14 +88,14 @@ func (c *Cache) drop(e *entry, why string) {
 	c.names.Lock()
 	defer c.names.Unlock()
 	c.mu.Lock()
-	held := e.held() && !c.closed
+	held := e.Held() && !c.closed
 	if held {
 		c.ledger.remove(e)
 	}
 	c.mu.Unlock()
 	if held {
-		c.log.Info("dropped a blob from the cache", "digest", e.digest, "reason", why)
-		c.unlink(e)
+		c.log.Info("dropped a blob from the cache", "digest", e.Digest, "reason", why)
+		c.unlink(e.Digest)
 	}
 }
 
@@ -114,7 +115,7 @@ func (c *Cache) Delete(_ context.Context, dgst digest.Digest) error {
 	case e == nil:
 		return fmt.Errorf("cache: %s: %w", dgst, content.ErrNotFound)
 	}
-	c.unlink(e)
+	c.unlink(e.Digest)
 	return nil
 }
 
@@ -153,85 +154,26 @@ func (c *Cache) forget(dgst digest.Digest) (tags int, err error) {
 	tags = c.ledger.deleteTagsOf(dgst)
 	c.mu.Unlock()
 	if e != nil {
-		c.unlink(e)
+		c.unlink(e.Digest)
 	}
 	return tags, nil
 }
 
 // unlink takes the name from the file of a blob that is no longer held. c.names must be held since before it went.
-func (c *Cache) unlink(e *entry) {
-	if err := os.Remove(c.dir.blob(e.digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		c.log.Error(err, "can't remove a blob that is no longer cached; the next start will find it again",
-			"digest", e.digest)
+func (c *Cache) unlink(dgst digest.Digest) {
+	if err := os.Remove(c.dir.blob(dgst)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.log.Error(err, "can't remove a blob that is no longer cached; the next start will find it again", "digest", dgst)
 	}
 }
 
 // evicted removes the files of blobs that the ledger chose as victims. c.names must be held since before that.
-func (c *Cache) evicted(victims []*entry) {
-	for _, e := range victims {
-		c.unlink(e)
-		c.log.V(1).Info("evicted a blob from the cache", "digest", e.digest, "bytes", e.size, "lastUse", e.lastUse)
+func (c *Cache) evicted(victims []*eviction.Blob) {
+	for _, b := range victims {
+		c.unlink(b.Digest)
+		c.log.V(1).Info("evicted a blob from the cache", "digest", b.Digest, "bytes", b.Size, "lastUse", b.LastUse,
+			"owner", b.Owner)
 	}
 	c.evictions.Add(float64(len(victims)))
-}
-
-// promise is the space that a blob on its way has.
-type promise struct {
-	size int64
-	kept bool // False: of the spool's, and the blob won't be kept.
-}
-
-// reserve finds space for a blob on its way, by evicting others if it must.
-func (c *Cache) reserve(size int64) (promise, error) {
-	c.mu.Lock()
-	switch {
-	case c.closed:
-		c.mu.Unlock()
-		return promise{}, ErrClosed
-	case c.space.full:
-		c.mu.Unlock()
-		return promise{}, fmt.Errorf("%w: the disk is full", ErrNoSpace)
-	}
-	_, ok := c.ledger.reserve(size, false)
-	c.mu.Unlock()
-	if ok {
-		return promise{size, true}, nil
-	}
-
-	c.names.Lock()
-	defer c.names.Unlock()
-	c.mu.Lock()
-	victims, kept := c.ledger.reserve(size, true)
-	ok = kept || c.ledger.spool(size)
-	c.mu.Unlock()
-	c.evicted(victims)
-	if !ok {
-		return promise{}, fmt.Errorf("%w: %d bytes may be held, %d spooled, and what is being read can't go", ErrNoSpace,
-			c.cfg.MaxBytes, c.cfg.SpoolBytes)
-	}
-	return promise{size, kept}, nil
-}
-
-// release gives a promise back.
-func (c *Cache) release(p promise) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if p.kept {
-		c.ledger.release(p.size)
-	} else {
-		c.ledger.unspool(p.size)
-	}
-}
-
-// free evicts at least size bytes because the disk has no room, and tells whether it could.
-func (c *Cache) free(size int64) bool {
-	c.names.Lock()
-	defer c.names.Unlock()
-	c.mu.Lock()
-	victims := c.ledger.free(size)
-	c.mu.Unlock()
-	c.evicted(victims)
-	return len(victims) > 0
 }
 
 // Manifests gives the digests of the manifests that are held, by what is known of their media types.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
@@ -13,18 +14,24 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestTouch has the blob that was put first spared, because it was touched, and still be evicted once others were used
-// later: a touch pins nothing.
+// TestTouch has the blob that was put first spared, because it was touched a while after that, and still be evicted
+// once all others are wanted more: a touch pins nothing.
 func TestTouch(t *testing.T) {
-	c := openCache(t, cache.Config{Dir: t.TempDir(), MaxBytes: 2000})
+	now := time.Unix(0, 0)
+	c := openCache(t, cache.Config{Dir: t.TempDir(), MaxBytes: 2000, Now: func() time.Time { return now }})
 	a, b := put(t, c, "", contenttest.Body(1, 1000)), put(t, c, "", contenttest.Body(2, 1000))
+	c.Touch(b) // It is asked for once so far, however often within this moment.
+	now = now.Add(time.Hour)
 	c.Touch(a)
 	c.Touch(digest.FromString("not held"))
 	d := put(t, c, "", contenttest.Body(3, 1000))
 	if !holds(t, c, a) || holds(t, c, b) {
 		t.Error("the touched blob was evicted, not the other")
 	}
-	c.Touch(d)
+	for range 3 {
+		now = now.Add(time.Hour)
+		c.Touch(d)
+	}
 	put(t, c, "", contenttest.Body(4, 1000))
 	if holds(t, c, a) || !holds(t, c, d) {
 		t.Error("a blob that was touched once stayed for good")

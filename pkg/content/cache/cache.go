@@ -53,16 +53,17 @@ type Config struct {
 	// Dir is the cache's directory, created with mode 0700. It belongs to one process at a time.
 	Dir string
 
-	// MaxBytes bounds the bytes of blobs, those on their way included. More means fewer bytes fetched again; with 0
-	// nothing is kept.
+	// MaxBytes bounds the bytes of blobs, what has come of those on their way included. More means fewer bytes fetched
+	// again; with 0 nothing is kept. A blob that is larger than three quarters is not kept.
 	MaxBytes int64
 
-	// SpoolBytes bounds the bytes of blobs on their way that will not be kept, because they are larger than MaxBytes
-	// or everything that is held is being read. It comes on top of MaxBytes. With 0, the default, such blobs are
-	// refused with ErrNoSpace.
+	// SpoolBytes bounds what has come of blobs on their way that will not be kept, because they are too large or what
+	// is held can't make room for them. It comes on top of MaxBytes. With 0, the default, such blobs are refused with
+	// ErrNoSpace. One that is larger than three quarters is refused.
 	SpoolBytes int64
 
-	// MaxBlobs bounds the number of blobs, those on their way included. Default 100,000, some 40 MB of memory.
+	// MaxBlobs bounds the number of blobs, those on their way included. Default 100,000, some 70 MB of memory with what is
+	// remembered of those that went.
 	MaxBlobs int
 
 	// MaxTags bounds the number of tags; those that were confirmed the longest ago are forgotten first. Default 10,000.
@@ -179,7 +180,7 @@ func (c *Cache) register(registerer prometheus.Registerer) {
 		})
 	}
 	gauge("kioo_cache_bytes", "Bytes of the blobs in the cache and of those on their way into it.",
-		func() float64 { return float64(c.ledger.bytes + c.ledger.reserved) })
+		func() float64 { return float64(c.ledger.policy.Bytes() + c.ledger.policy.Reserved()) })
 	gauge("kioo_cache_blobs", "Blobs in the cache.",
 		func() float64 { return float64(len(c.ledger.blobs)) })
 	gauge("kioo_cache_max_bytes", "Bytes that the cache may hold.",

@@ -35,11 +35,13 @@ func TestConfigRefused(t *testing.T) {
 	}
 }
 
-func TestEvictsLeastRecentlyUsed(t *testing.T) {
+func TestEvictsWhatIsAskedForOnce(t *testing.T) {
 	dir := t.TempDir()
-	c := openCache(t, cache.Config{Dir: dir, MaxBytes: 3000})
+	now := time.Unix(0, 0)
+	c := openCache(t, cache.Config{Dir: dir, MaxBytes: 3000, Now: func() time.Time { return now }})
 	a, b := put(t, c, "", contenttest.Body(1, 1000)), put(t, c, "", contenttest.Body(2, 1000))
 	d := put(t, c, "", contenttest.Body(3, 1000))
+	now = now.Add(time.Hour)
 	read(t, c, a)
 	e := put(t, c, "", contenttest.Body(4, 500))
 	for dgst, want := range map[digest.Digest]bool{a: true, b: false, d: true, e: true} {
@@ -53,7 +55,7 @@ func TestEvictsLeastRecentlyUsed(t *testing.T) {
 }
 
 func TestEvictionSparesReaders(t *testing.T) {
-	c := openCache(t, cache.Config{Dir: t.TempDir(), MaxBytes: 2000, SpoolBytes: 1200})
+	c := openCache(t, cache.Config{Dir: t.TempDir(), MaxBytes: 2000, SpoolBytes: 1400})
 	body := contenttest.Body(1, 1500)
 	dgst := put(t, c, "", body)
 	reader, err := c.Open(t.Context(), dgst)
@@ -61,17 +63,17 @@ func TestEvictionSparesReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	large := contenttest.Body(2, 1000)
-	if err := c.Put(t.Context(), descriptor("", large), large); !errors.Is(err, cache.ErrNoSpace) {
+	if err := c.Put(t.Context(), "", descriptor("", large), large); !errors.Is(err, cache.ErrNoSpace) {
 		t.Errorf("Put gave %v while all space is being read, want ErrNoSpace", err)
 	}
-	spooled, err := c.Create(digest.FromBytes(large), 1000)
+	spooled, err := c.Create("", digest.FromBytes(large), 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := spooled.Commit(t.Context(), ""); !errors.Is(err, cache.ErrNoSpace) {
 		t.Errorf("Commit gave %v, want ErrNoSpace", err)
 	}
-	if _, err := c.Create(digest.FromBytes(large), 1000); !errors.Is(err, cache.ErrNoSpace) {
+	if _, err := c.Create("", digest.FromBytes(large), 1000); !errors.Is(err, cache.ErrNoSpace) {
 		t.Errorf("Create gave %v while the spool is full, want ErrNoSpace", err)
 	}
 	if err := spooled.Discard(); err != nil {
@@ -85,7 +87,7 @@ func TestEvictionSparesReaders(t *testing.T) {
 	if err := c.Delete(t.Context(), dgst); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Put(t.Context(), descriptor("", large), large); !errors.Is(err, cache.ErrNoSpace) {
+	if err := c.Put(t.Context(), "", descriptor("", large), large); !errors.Is(err, cache.ErrNoSpace) {
 		t.Errorf("Put gave %v, want ErrNoSpace", err)
 	}
 	if err := reader.Close(); err != nil {
@@ -98,10 +100,10 @@ func TestNothingKept(t *testing.T) {
 	dir := t.TempDir()
 	c := openCache(t, cache.Config{Dir: dir, SpoolBytes: 1 << 20})
 	body := []byte("passes by")
-	if err := c.Put(t.Context(), descriptor("", body), body); !errors.Is(err, cache.ErrNoSpace) {
+	if err := c.Put(t.Context(), "", descriptor("", body), body); !errors.Is(err, cache.ErrNoSpace) {
 		t.Errorf("Put gave %v, want ErrNoSpace", err)
 	}
-	i, err := c.Create(digest.FromBytes(body), int64(len(body)))
+	i, err := c.Create("", digest.FromBytes(body), int64(len(body)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +226,7 @@ func TestClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	late, err := c.Create(digest.FromString("late"), 4)
+	late, err := c.Create("", digest.FromString("late"), 4)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,10 +237,10 @@ func TestClosed(t *testing.T) {
 	next := openCache(t, cache.Config{Dir: dir, MaxBytes: 1 << 20})
 	_, openErr := c.Open(t.Context(), dgst)
 	_, tagErr := c.Tag(t.Context(), tagRef("x"))
-	_, createErr := c.Create(dgst, 1)
+	_, createErr := c.Create("", dgst, 1)
 	for name, err := range map[string]error{
 		"Open": openErr, "Tag": tagErr, "Create": createErr,
-		"Put":       c.Put(t.Context(), descriptor("", body), body),
+		"Put":       c.Put(t.Context(), "", descriptor("", body), body),
 		"Delete":    c.Delete(t.Context(), dgst),
 		"Forget":    c.Forget(t.Context(), dgst),
 		"SetTag":    c.SetTag(t.Context(), tagRef("x"), content.Tag{Target: descriptor("", body)}),
@@ -283,7 +285,7 @@ func TestChurn(t *testing.T) {
 					}
 					continue
 				}
-				err := c.Put(t.Context(), descriptor("", body), body)
+				err := c.Put(t.Context(), "", descriptor("", body), body)
 				if err != nil && !errors.Is(err, cache.ErrNoSpace) {
 					t.Error(err)
 				}

@@ -4,14 +4,31 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/content/cache/internal/eviction"
 	"github.com/opencontainers/go-digest"
 )
 
-// record is what the index says of a blob.
+// recordVersion is the version of records whose media types are what the bytes say, where these say one. Those of
+// earlier versions have what was declared.
+const recordVersion = 1
+
+// record is what the index says of a blob. Fields that earlier versions did not write are empty in what they wrote.
 type record struct {
-	Size      int64     `json:"size"`
-	MediaType string    `json:"mediaType,omitempty"`
-	LastUse   time.Time `json:"lastUse"`
+	Size      int64            `json:"size"`
+	MediaType string           `json:"mediaType,omitempty"`
+	LastUse   time.Time        `json:"lastUse"`
+	Owner     content.Owner    `json:"owner,omitempty"`
+	Segment   eviction.Segment `json:"segment,omitempty"`
+	Uses      uint8            `json:"uses,omitempty"`
+	Place     uint64           `json:"place,omitempty"`
+	Version   int              `json:"version,omitempty"`
+}
+
+func (e *entry) record() record {
+	return record{
+		Size: e.Size, MediaType: e.mediaType, LastUse: e.LastUse, Owner: e.Owner, Segment: e.Segment, Uses: e.Uses,
+		Place: e.Place, Version: recordVersion,
+	}
 }
 
 // changes is what the index has to be told. A nil value deletes.
@@ -31,7 +48,8 @@ func (l *ledger) takeChanges() changes {
 	for dgst := range l.changedBlobs {
 		batch.blobs[dgst] = nil
 		if e := l.blobs[dgst]; e != nil {
-			batch.blobs[dgst] = &record{Size: e.size, MediaType: e.mediaType, LastUse: e.lastUse}
+			r := e.record()
+			batch.blobs[dgst] = &r
 		}
 	}
 	for name := range l.changedTags {

@@ -74,7 +74,7 @@ func crashStep(ctx context.Context, c *cache.Cache, random *rand.Rand, worker, n
 	default:
 		seed := random.Uint64N(crashBlobs)
 		body := crashBody(seed)
-		i, err := c.Create(digest.FromBytes(body), int64(len(body)))
+		i, err := c.Create("", digest.FromBytes(body), int64(len(body)))
 		if err != nil {
 			return err
 		}

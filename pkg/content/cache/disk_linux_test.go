@@ -72,11 +72,11 @@ func TestFullDisk(t *testing.T) {
 
 		checkDisabled(t, registry, "0")
 		for range 5 {
-			if _, err := c.Create(digest.FromString("large"), 3<<20); !errors.Is(err, cache.ErrNoSpace) {
+			if _, err := c.Create("", digest.FromString("large"), 3<<20); !errors.Is(err, cache.ErrNoSpace) {
 				t.Fatalf("Create gave %v, want ErrNoSpace", err)
 			}
 			small := []byte("small")
-			if err := c.Put(t.Context(), descriptor("", small), small); !errors.Is(err, cache.ErrNoSpace) {
+			if err := c.Put(t.Context(), "", descriptor("", small), small); !errors.Is(err, cache.ErrNoSpace) {
 				t.Fatalf("Put gave %v, want ErrNoSpace", err)
 			}
 		}
@@ -129,13 +129,15 @@ func TestFullDiskEvicts(t *testing.T) {
 	checkDisabled(t, registry, "0")
 }
 
-// TestFullDiskMidway writes into an ingest whose space the file system did not really promise.
+// TestFullDiskMidway has others fill the disk while a blob arrives: what is held gives way; when nothing is left that
+// can, the blob breaks off, what had come can be read, and nothing new is cached.
 func TestFullDiskMidway(t *testing.T) {
 	disk := contenttest.SmallDisk(t)
 	registry := prometheus.NewRegistry()
 	c := openCache(t, cache.Config{Dir: filepath.Join(disk, "cache"), MaxBytes: 1 << 30, Registerer: registry})
+	held := put(t, c, "", contenttest.Body(2, 1<<20))
 	body := contenttest.Body(1, 3<<20)
-	i, err := c.Create(digest.FromBytes(body), int64(len(body)))
+	i, err := c.Create("", digest.FromBytes(body), int64(len(body)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,22 +145,21 @@ func TestFullDiskMidway(t *testing.T) {
 	if _, err := i.WriteAt(body[:1<<20], 0); err != nil {
 		t.Fatal(err)
 	}
-	ingests, err := filepath.Glob(filepath.Join(disk, "cache", "ingest", "*"))
-	if err != nil || len(ingests) != 1 {
-		t.Fatalf("ingests: %v, %v", ingests, err)
-	}
-	for _, size := range []int64{1 << 20, int64(len(body))} { // Takes the space away that fallocate gave.
-		if err := os.Truncate(ingests[0], size); err != nil {
-			t.Fatal(err)
-		}
-	}
 	contenttest.Fill(t, disk, 100_000)
-	if n, err := i.WriteAt(body[1<<20:], 1<<20); !errors.Is(err, cache.ErrNoSpace) {
+	if _, err := i.WriteAt(body[1<<20:2<<20], 1<<20); err != nil {
+		t.Errorf("with a MiB that can be evicted: %v", err)
+	}
+	if holds(t, c, held) {
+		t.Error("nothing was evicted")
+	}
+	checkDisabled(t, registry, "0")
+	if n, err := i.WriteAt(body[2<<20:], 2<<20); !errors.Is(err, cache.ErrNoSpace) {
 		t.Errorf("WriteAt gave %d, %v, want ErrNoSpace", n, err)
 	}
 	checkDisabled(t, registry, "1")
-	if _, err := i.ReadAt(make([]byte, 1<<20), 0); err != nil {
-		t.Errorf("what had arrived can't be read any more: %v", err)
+	got := make([]byte, 2<<20)
+	if _, err := i.ReadAt(got, 0); err != nil || !bytes.Equal(got, body[:2<<20]) {
+		t.Errorf("what had arrived reads differently: %v", err)
 	}
 }
 

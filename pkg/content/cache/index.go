@@ -23,6 +23,9 @@ const (
 	// corruptSuffix is what a corrupt index's name gets. One is kept, for whoever wants to know what happened.
 	corruptSuffix = ".corrupt"
 
+	// maxPlace bounds the places in the cache's queues, so that counting on from there does not overflow.
+	maxPlace = 1 << 62
+
 	// indexTimeout bounds the wait for bbolt's own lock. The directory's lock is held by then, so only foreign tools
 	// that look into the file can hold this one.
 	indexTimeout = time.Second
@@ -257,8 +260,8 @@ func decodeBlob(key, sealed []byte) (digest.Digest, record, error) {
 	if err == nil {
 		err = unseal(key, sealed, &r)
 	}
-	if err == nil && r.Size < 0 {
-		err = errors.New("size is negative")
+	if err == nil && (r.Size < 0 || r.Place > maxPlace) {
+		err = errors.New("a number is outside of its bounds")
 	}
 	return dgst, r, err
 }

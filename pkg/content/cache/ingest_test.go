@@ -38,7 +38,7 @@ func TestIngest(t *testing.T) {
 	c := openCache(t, cache.Config{Dir: dir, MaxBytes: 1 << 20})
 	body := contenttest.Body(1, 1000)
 	dgst := digest.FromBytes(body)
-	i, err := c.Create(dgst, 1000)
+	i, err := c.Create("", dgst, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,11 +98,11 @@ func TestIngest(t *testing.T) {
 func TestIngestRefused(t *testing.T) {
 	c := openCache(t, cache.Config{Dir: t.TempDir(), MaxBytes: 1 << 20})
 	for _, dgst := range []digest.Digest{"", "sha256:../../x", "md5:d41d8cd98f00b204e9800998ecf8427e"} {
-		if _, err := c.Create(dgst, 1); err == nil {
+		if _, err := c.Create("", dgst, 1); err == nil {
 			t.Errorf("Create(%q) was taken", dgst)
 		}
 	}
-	if _, err := c.Create(digest.FromString(""), -1); err == nil {
+	if _, err := c.Create("", digest.FromString(""), -1); err == nil {
 		t.Error("a negative size was taken")
 	}
 	body := []byte("body")
@@ -110,7 +110,7 @@ func TestIngestRefused(t *testing.T) {
 	wrongSize.Size++
 	wrongDigest.Digest = digest.FromString("other")
 	for _, desc := range []ocispec.Descriptor{wrongSize, wrongDigest, {Size: 4}} {
-		if err := c.Put(t.Context(), desc, body); err == nil || holds(t, c, desc.Digest) {
+		if err := c.Put(t.Context(), "", desc, body); err == nil || holds(t, c, desc.Digest) {
 			t.Errorf("Put of %+v gave %v", desc, err)
 		}
 	}

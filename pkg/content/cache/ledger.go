@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
+	"github.com/kioo-dev/kioo/pkg/content/cache/internal/eviction"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -17,39 +18,26 @@ type limits struct {
 
 // entry is one blob that is held, or that was and is still being read.
 type entry struct {
-	digest    digest.Digest
-	size      int64
+	eviction.Blob
 	mediaType string
-	lastUse   time.Time
-	pins      int
-	place     *list.Element // Nil once the blob is no longer held.
 }
-
-func (e *entry) held() bool { return e.place != nil }
 
 type tagEntry struct {
 	name string
 	tag  content.Tag
 }
 
-// ledger knows what is held, in which order it was used, what is promised to blobs on their way, and what of all that
-// the index does not know yet. It does no I/O, has no clock and is not safe for concurrent use.
+// ledger knows what is held, what came of blobs on their way, and what of all that the index does not know yet. It does
+// no I/O, has no clock and is not safe for concurrent use.
 //
-// Always: bytes+reserved <= limits.bytes, len(blobs)+arriving <= limits.blobs, spooled <= limits.spool and
-// len(tags) <= limits.tags (once trim was called after a start).
+// Always: what eviction.Policy says of blobs, spool.Used() <= limits.spool and len(tags) <= limits.tags (once trim was
+// called after a start).
 type ledger struct {
 	limits limits
 
 	blobs  map[digest.Digest]*entry
-	recent *list.List // Of *entry, the last used one in front.
-	bytes  int64      // Of all entries, those included that are only held by their readers.
-
-	pinnedBytes int64 // The part of bytes that can't be evicted.
-	pinnedBlobs int   // How many of blobs can't be evicted.
-
-	reserved int64 // Bytes promised to blobs on their way that will be kept.
-	arriving int   // How many those are.
-	spooled  int64 // Bytes promised to blobs on their way that won't be kept.
+	policy *eviction.Policy
+	spool  *eviction.Budget // Of blobs on their way that won't be kept.
 
 	tags      map[string]*list.Element
 	confirmed *list.List // Of *tagEntry, the last confirmed one in front.
@@ -64,7 +52,8 @@ func newLedger(l limits) *ledger {
 	return &ledger{
 		limits:       l,
 		blobs:        make(map[digest.Digest]*entry),
-		recent:       list.New(),
+		policy:       eviction.New(eviction.Bounds{Bytes: l.bytes, Blobs: l.blobs}),
+		spool:        eviction.NewBudget(l.spool),
 		tags:         make(map[string]*list.Element),
 		confirmed:    list.New(),
 		changedBlobs: make(map[digest.Digest]struct{}),
@@ -85,156 +74,95 @@ func (l *ledger) use(dgst digest.Digest, now time.Time) *entry {
 	if e == nil {
 		return nil
 	}
-	if e.pins == 0 {
-		l.pinnedBytes += e.size
-		l.pinnedBlobs++
-	}
-	e.pins++
-	e.lastUse = now
-	l.recent.MoveToFront(e.place)
-	l.changedBlobs[dgst] = struct{}{}
+	l.policy.Pin(&e.Blob)
+	l.touch(e, now)
 	return e
 }
 
-func (l *ledger) unpin(e *entry) {
-	e.pins--
-	if e.pins > 0 {
-		return
+// touch counts a use of a held blob.
+func (l *ledger) touch(e *entry, now time.Time) {
+	if l.policy.Use(&e.Blob, now) {
+		l.changedBlobs[e.Digest] = struct{}{}
 	}
-	l.pinnedBytes -= e.size
-	if e.held() {
-		l.pinnedBlobs--
-		return
-	}
-	l.bytes -= e.size // The last reader of a blob that is gone has closed its file, so its space is free now.
 }
 
-// add makes a blob held, as the one that was used last. A blob that was held by that digest is gone.
-func (l *ledger) add(dgst digest.Digest, size int64, mediaType string, now time.Time) *entry {
+func (l *ledger) unpin(e *entry) { l.policy.Unpin(&e.Blob) }
+
+// add makes a blob held, and counts a use of it. One that was held by that digest is gone, but what was known of it
+// stays: it is the same content.
+func (l *ledger) add(dgst digest.Digest, size int64, mediaType string, owner content.Owner, now time.Time) *entry {
+	r := record{Size: size, MediaType: mediaType, Owner: owner, LastUse: now}
 	if old := l.blobs[dgst]; old != nil {
-		mediaType = betterMediaType(old.mediaType, mediaType)
+		r = old.record()
+		r.Place, r.MediaType, r.Owner = 0, mergeMediaType(old.mediaType, mediaType), l.policy.Fairest(&old.Blob, owner)
 		l.remove(old)
 	}
 	l.changedBlobs[dgst] = struct{}{}
-	return l.insert(dgst, record{Size: size, MediaType: mediaType, LastUse: now})
+	e := l.insert(dgst, r)
+	l.touch(e, now)
+	return e
 }
 
 // insert makes a blob held that is not held yet, and takes it as known to the index.
 func (l *ledger) insert(dgst digest.Digest, r record) *entry {
 	dgst = digest.Digest(strings.Clone(string(dgst))) // It may be cut from a request's text, and should not keep that.
-	e := &entry{digest: dgst, size: r.Size, mediaType: r.MediaType, lastUse: r.LastUse}
-	e.place = l.recent.PushFront(e)
+	e := &entry{mediaType: r.MediaType, Blob: eviction.Blob{
+		Digest: dgst, Owner: r.Owner, Size: r.Size, LastUse: r.LastUse, Segment: r.Segment, Uses: r.Uses, Place: r.Place,
+	}}
 	l.blobs[dgst] = e
-	l.bytes += e.size
+	l.policy.Insert(&e.Blob)
 	l.observer.Blob(dgst, true)
 	return e
 }
 
 // remove makes a blob no longer held. Its bytes count until its last reader is done.
 func (l *ledger) remove(e *entry) {
-	if !e.held() {
-		return
-	}
-	l.recent.Remove(e.place)
-	e.place = nil
-	delete(l.blobs, e.digest)
-	l.changedBlobs[e.digest] = struct{}{}
-	l.observer.Blob(e.digest, false)
-	if e.pins > 0 {
-		l.pinnedBlobs--
-	} else {
-		l.bytes -= e.size
+	if e.Held() {
+		l.policy.Remove(&e.Blob)
+		l.removed(&e.Blob)
 	}
 }
 
-// retype notes a media type for a held blob.
-func (l *ledger) retype(e *entry, mediaType string) {
-	if better := betterMediaType(e.mediaType, mediaType); better != e.mediaType {
+// removed takes note that the policy has removed a blob.
+func (l *ledger) removed(b *eviction.Blob) {
+	delete(l.blobs, b.Digest)
+	l.changedBlobs[b.Digest] = struct{}{}
+	l.observer.Blob(b.Digest, false)
+}
+
+// evicted is removed for all that the policy has evicted. It gives them.
+func (l *ledger) evicted(victims []*eviction.Blob) []*eviction.Blob {
+	for _, b := range victims {
+		l.removed(b)
+	}
+	return victims
+}
+
+// brought takes note that a held blob was brought once more, by whom, and with which media type.
+func (l *ledger) brought(e *entry, mediaType string, owner content.Owner) {
+	better, fairest := mergeMediaType(e.mediaType, mediaType), l.policy.Fairest(&e.Blob, owner)
+	if better != e.mediaType || fairest != e.Owner {
 		e.mediaType = better
-		l.changedBlobs[e.digest] = struct{}{}
+		l.policy.Charge(&e.Blob, fairest)
+		l.changedBlobs[e.Digest] = struct{}{}
 	}
 }
 
-// betterMediaType chooses between what was known of a blob and what is said of it now. What says nothing in particular
-// never replaces what does: registries call everything an octet stream that is asked for as a blob.
-func betterMediaType(old, now string) string {
-	const anything = "application/octet-stream"
-	if now == "" || (old != "" && now == anything) {
-		return old
+// mergeMediaType gives what is known of a held blob's media type after somebody has said one: what is known is never
+// replaced, whoever says otherwise.
+func mergeMediaType(known, said string) string {
+	if known != "" {
+		return known
 	}
-	return now
-}
-
-// fits tells whether the blob could be kept if everything were evicted that can be.
-func (l *ledger) fits(size int64) bool {
-	return size <= l.limits.bytes-l.reserved-l.pinnedBytes && l.arriving+l.pinnedBlobs < l.limits.blobs
-}
-
-// reserve promises space to a blob on its way that will be kept, and removes and gives those that have to go for it.
-// With evict false it changes nothing if some would have to go. ok tells whether the space was promised.
-func (l *ledger) reserve(size int64, evict bool) (victims []*entry, ok bool) {
-	if !l.fits(size) {
-		return nil, false
-	}
-	excess := func() bool {
-		return size > l.limits.bytes-l.reserved-l.bytes || l.arriving+len(l.blobs) >= l.limits.blobs
-	}
-	if !evict && excess() {
-		return nil, false
-	}
-	victims = l.evictWhile(excess)
-	l.reserved += size
-	l.arriving++
-	return victims, true
-}
-
-// release takes a promise of reserve back.
-func (l *ledger) release(size int64) {
-	l.reserved -= size
-	l.arriving--
-}
-
-// spool promises space to a blob on its way that won't be kept. It ends with unspool.
-func (l *ledger) spool(size int64) bool {
-	if size > l.limits.spool-l.spooled {
-		return false
-	}
-	l.spooled += size
-	return true
-}
-
-func (l *ledger) unspool(size int64) { l.spooled -= size }
-
-// free removes and gives the least recently used blobs that together have at least size bytes, or none if those that
-// may go have less.
-func (l *ledger) free(size int64) []*entry {
-	if size > l.bytes-l.pinnedBytes {
-		return nil
-	}
-	target := l.bytes - size
-	return l.evictWhile(func() bool { return l.bytes > target })
+	return said
 }
 
 // trim removes and gives what is above the bounds: they may have been lowered since the last start.
-func (l *ledger) trim() []*entry {
+func (l *ledger) trim() []*eviction.Blob {
 	for len(l.tags) > l.limits.tags {
 		l.forgetOldest()
 	}
-	return l.evictWhile(func() bool { return l.bytes > l.limits.bytes || len(l.blobs) > l.limits.blobs })
-}
-
-// evictWhile removes and gives blobs that nobody reads, the least recently used first.
-func (l *ledger) evictWhile(more func() bool) []*entry {
-	var victims []*entry
-	for place := l.recent.Back(); place != nil && more(); {
-		e := place.Value.(*entry)
-		place = place.Prev()
-		if e.pins == 0 {
-			l.remove(e)
-			victims = append(victims, e)
-		}
-	}
-	return victims
+	return l.evicted(l.policy.Trim())
 }
 
 // tag gives what a tag means.

@@ -98,7 +98,7 @@ func descriptor(mediaType string, body []byte) ocispec.Descriptor {
 func put(t *testing.T, c *cache.Cache, mediaType string, body []byte) digest.Digest {
 	t.Helper()
 	desc := descriptor(mediaType, body)
-	if err := c.Put(t.Context(), desc, body); err != nil {
+	if err := c.Put(t.Context(), "", desc, body); err != nil {
 		t.Fatal(err)
 	}
 	return desc.Digest
@@ -194,7 +194,7 @@ func blobPath(dir string, dgst digest.Digest) string {
 func ingest(t *testing.T, c *cache.Cache, mediaType string, body []byte) digest.Digest {
 	t.Helper()
 	dgst := digest.FromBytes(body)
-	i, err := c.Create(dgst, int64(len(body)))
+	i, err := c.Create("", dgst, int64(len(body)))
 	if err != nil {
 		t.Fatal(err)
 	}

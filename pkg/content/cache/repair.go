@@ -60,8 +60,8 @@ func (c *Cache) repair() error {
 	}
 	c.merge(records, files, &did)
 	c.mergeTags(tags)
-	for _, e := range c.ledger.trim() {
-		c.unlink(e)
+	for _, b := range c.ledger.trim() {
+		c.unlink(b.Digest)
 		did.evicted++
 	}
 	if err := c.flush(); err != nil && !isNoSpace(err) {
@@ -71,7 +71,7 @@ func (c *Cache) repair() error {
 	if did != (repaired{}) {
 		level = 0
 	}
-	c.log.V(level).Info("opened the cache", "dir", string(c.dir), "blobs", len(c.ledger.blobs), "bytes", c.ledger.bytes,
+	c.log.V(level).Info("opened the cache", "dir", string(c.dir), "blobs", len(c.ledger.blobs), "bytes", c.ledger.policy.Bytes(),
 		"tags", len(c.ledger.tags), "leftoversRemoved", did.leftovers, "damagedRecords", did.damaged,
 		"recordsWithoutFile", did.lost, "filesOfWrongSize", did.cut, "filesAdopted", did.adopted,
 		"strangeFiles", did.strange, "evicted", did.evicted)
@@ -119,7 +119,8 @@ func (c *Cache) loadIndex(did *repaired) (map[digest.Digest]record, map[string]c
 	return records, tags, err
 }
 
-// merge fills the ledger, the least recently used first.
+// merge fills the ledger, in the order in which the blobs are in their queues. Those without a place, of an earlier
+// version or of no record, are the first, the least recently used before the others.
 func (c *Cache) merge(records map[digest.Digest]record, files map[digest.Digest]found, did *repaired) {
 	for dgst := range records {
 		if _, ok := files[dgst]; !ok {
@@ -131,11 +132,19 @@ func (c *Cache) merge(records map[digest.Digest]record, files map[digest.Digest]
 	for dgst, file := range files {
 		r, known := records[dgst]
 		switch {
+		case known && r.Size == file.size && r.Version >= recordVersion:
 		case known && r.Size == file.size:
+			said, err := sniffFile(c.dir.blob(dgst))
+			if err != nil {
+				c.log.Error(err, "a blob's media type can't be read: what was declared stays", "digest", dgst)
+			}
+			r.MediaType = trueMediaType(said, r.MediaType)
+			records[dgst] = r
+			c.ledger.changedBlobs[dgst] = struct{}{}
 		case known:
 			c.log.Info("dropped a blob from the cache", "digest", dgst, "reason", "its file has the wrong size",
 				"bytes", file.size, "want", r.Size)
-			c.unlink(&entry{digest: dgst})
+			c.unlink(dgst)
 			delete(records, dgst)
 			c.ledger.changedBlobs[dgst] = struct{}{}
 			did.cut++
@@ -152,7 +161,8 @@ func (c *Cache) merge(records map[digest.Digest]record, files map[digest.Digest]
 		}
 	}
 	order := slices.SortedFunc(maps.Keys(records), func(a, b digest.Digest) int {
-		return records[a].LastUse.Compare(records[b].LastUse)
+		return cmp.Or(cmp.Compare(records[a].Place, records[b].Place),
+			records[a].LastUse.Compare(records[b].LastUse), strings.Compare(string(a), string(b)))
 	})
 	for _, dgst := range order {
 		c.ledger.insert(dgst, records[dgst])

@@ -208,7 +208,7 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := openCache(t, cache.Config{Dir: dir, MaxBytes: 1 << 30}) // A daemon uses the directory meanwhile.
-	going, err := c.Create(digest.FromString("on its way"), 100)
+	going, err := c.Create("", digest.FromString("on its way"), 100)
 	if err != nil {
 		t.Fatal(err)
 	}

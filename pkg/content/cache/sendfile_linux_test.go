@@ -39,7 +39,7 @@ func sendfileChild(dir string) (err error) {
 	body := contenttest.Body(1, 20<<20+7)
 	desc := descriptor("application/octet-stream", body)
 	ctx := context.Background()
-	if err := c.Put(ctx, desc, body); err != nil {
+	if err := c.Put(ctx, "", desc, body); err != nil {
 		return err
 	}
 	b, err := c.Open(ctx, desc.Digest)

@@ -7,6 +7,22 @@ import (
 	"github.com/kioo-dev/kioo/pkg/content"
 )
 
+// anything is the media type that registries give to everything that is asked for as a blob.
+const anything = "application/octet-stream"
+
+// trueMediaType gives the media type that is noted of a blob: what the bytes say, where these are a manifest, and else
+// what was declared, if that says anything. Whoever serves bytes may declare what he likes, and what is noted of held
+// content is for everybody.
+func trueMediaType(said, declared string) string {
+	switch {
+	case said != "":
+		return said
+	case declared == anything:
+		return ""
+	}
+	return declared
+}
+
 // sniffFile gives the media type of a manifest in a file. It is empty for everything else.
 func sniffFile(path string) (string, error) {
 	file, err := os.Open(path)
@@ -14,14 +30,26 @@ func sniffFile(path string) (string, error) {
 		return "", err
 	}
 	defer file.Close()
-	first := make([]byte, 1)
-	if n, err := file.ReadAt(first, 0); n == 0 || first[0] != '{' {
-		if err == io.EOF {
-			err = nil
-		}
+	info, err := file.Stat()
+	if err != nil {
 		return "", err
 	}
-	body, err := io.ReadAll(io.LimitReader(file, content.MaxManifestBytes+1))
+	return sniff(file, info.Size())
+}
+
+// sniff gives the media type of a manifest of that many bytes. It reads one byte of what is none.
+func sniff(from io.ReaderAt, size int64) (string, error) {
+	if size == 0 || size > content.MaxManifestBytes {
+		return "", nil
+	}
+	first := make([]byte, 1)
+	if _, err := from.ReadAt(first, 0); err != nil && err != io.EOF {
+		return "", err
+	}
+	if first[0] != '{' {
+		return "", nil
+	}
+	body, err := io.ReadAll(io.NewSectionReader(from, 0, size))
 	if err != nil {
 		return "", err
 	}

@@ -83,7 +83,7 @@ func tryWrite(dir string, size int64) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close(), os.Remove(file.Name())) }()
-	if err := allocate(file, size); err != nil {
+	if err := allocate(file, 0, size); err != nil {
 		return fmt.Errorf("allocate %d bytes: %w", size, err)
 	}
 	if _, err := file.WriteAt(make([]byte, probeWrite), 0); err != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/flight"
@@ -101,8 +102,8 @@ func TestHashesOfWhatCame(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := flight.New(flight.Config{
-		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) {
-			s, err := c.Create(dgst, size)
+		Create: func(owner content.Owner, dgst digest.Digest, size int64) (flight.Spool, error) {
+			s, err := c.Create(owner, dgst, size)
 			return bent{s}, err
 		},
 		Held: func(digest.Digest) bool { return false }, Swarm: x,

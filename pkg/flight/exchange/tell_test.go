@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
 	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
@@ -108,9 +109,11 @@ func group(t *testing.T, x *Exchange) *flight.Group {
 		t.Fatal(err)
 	}
 	g := flight.New(flight.Config{
-		Create: func(dgst digest.Digest, size int64) (flight.Spool, error) { return c.Create(dgst, size) },
-		Held:   func(digest.Digest) bool { return false },
-		Swarm:  x,
+		Create: func(owner content.Owner, dgst digest.Digest, size int64) (flight.Spool, error) {
+			return c.Create(owner, dgst, size)
+		},
+		Held:  func(digest.Digest) bool { return false },
+		Swarm: x,
 	})
 	t.Cleanup(func() {
 		g.Close()
