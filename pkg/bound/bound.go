@@ -14,7 +14,7 @@ import (
 )
 
 // Source is where a connection comes from, as far as who pays for it can be told: an IPv4 address, or the /64 of IPv6
-// that one host can have to itself. All of loopback is one source, because any process there may take any address of it.
+// that one host can have to itself. All of loopback is one source, because any process there can use all its addresses.
 type Source struct{ prefix netip.Prefix }
 
 // SourceOf gives the source of an address.

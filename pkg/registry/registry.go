@@ -47,9 +47,6 @@ type Config struct {
 	Pseudonym string
 	// MaxHops is how many proxies a request may have come through, by its Via header.
 	MaxHops int
-	// WriteTimeout is how long a client may take to accept four mebibytes, or less where there is less. 1 minute by
-	// default; clients slower than that are cut off, and runtimes then resume where they were.
-	WriteTimeout time.Duration
 	// OpenFor, if not nil, tells for how long a repository is known to be one that everybody may read, for other members.
 	OpenFor func(repo reference.Repository) (age time.Duration, ok bool)
 
@@ -81,9 +78,6 @@ type Handler struct {
 
 // New makes a handler.
 func New(cfg Config) *Handler {
-	if cfg.WriteTimeout == 0 {
-		cfg.WriteTimeout = time.Minute
-	}
 	factory := promauto.With(cfg.Registerer)
 	return &Handler{
 		cfg: cfg,
@@ -117,7 +111,7 @@ type exchange struct {
 func (h *Handler) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	var (
 		began = time.Now()
-		w     = newResponse(rw, h.cfg.WriteTimeout)
+		w     = &response{ResponseWriter: rw}
 		x     = &exchange{id: requestID(req), source: "none"}
 	)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
