@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/httpserver"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -45,6 +46,8 @@ type Config struct {
 	// Pseudonym is this process's name in Via headers (RFC 9110, section 7.6.3). A request that has it already went
 	// in a circle.
 	Pseudonym string
+	// Names, if not nil, are those that requests must be for. Other members ask for none.
+	Names *httpserver.Names
 	// MaxHops is how many proxies a request may have come through, by its Via header.
 	MaxHops int
 	// OpenFor, if not nil, tells for how long a repository is known to be one that everybody may read, for other members.
@@ -132,6 +135,11 @@ func (h *Handler) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 // serve answers a request, or says in an error why it can't. Once a status is written, an error means that the
 // answer broke off; the server then closes the connection short of the length that it had announced.
 func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
+	if h.cfg.Names != nil {
+		if r := h.cfg.Names.Check(req); r != nil {
+			return refuse(r.Status, codeDenied, "%s", r.Reason)
+		}
+	}
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
 		r := refuse(http.StatusMethodNotAllowed, reference.CodeUnsupported, "this registry is a mirror to pull from; %s is not supported", cut(req.Method))
 		r.header = http.Header{"Allow": {"GET, HEAD"}}
