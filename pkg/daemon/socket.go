@@ -14,7 +14,7 @@ import (
 // knockWithin bounds the question whether somebody listens on a socket that is there already.
 const knockWithin = time.Second
 
-// listenControl listens on a socket that only root and this process's own user may use. A socket that a mirror left when
+// listenControl listens on a socket that only root and this process's own user may use. One that a mirror left when
 // it was killed gives way; one that somebody listens on does not.
 func listenControl(path string) (net.Listener, error) {
 	if most := len(syscall.RawSockaddrUnix{}.Path) - 1; len(path) > most {

@@ -125,8 +125,8 @@ func flood(t *testing.T, host string, answers *atomic.Int64, n int, last func(i 
 
 func anAddress(last byte) func(int) byte { return func(int) byte { return last } }
 
-// TestNeverRead has a crowd pipeline requests and never read: others are answered, each time they ask, from a machine of
-// their own, and from this one.
+// TestNeverRead has a crowd pipeline requests and never read: others are answered each time they ask, from a machine of
+// their own and from this one.
 func TestNeverRead(t *testing.T) {
 	for name, tt := range map[string]struct {
 		crowd int
