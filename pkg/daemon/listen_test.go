@@ -3,17 +3,16 @@ package daemon_test
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/daemon"
+	"github.com/opencontainers/go-digest"
 )
 
 // knock sends one request over a connection of its own, as no client of the standard library would.
@@ -114,10 +113,14 @@ func crowd(t *testing.T, addr net.Addr, n int, request string) {
 		}
 		t.Cleanup(func() { _ = conn.(*net.TCPConn).SetLinger(0); conn.Close() })
 		_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-		_ = conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		if _, err := io.WriteString(conn, strings.Repeat(request, 500)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			continue // It was closed for another one.
-		}
+		// Until the server takes no more, because it can send no more, or has closed it for another one.
+		go func() {
+			for many := strings.Repeat(request, 100); ; {
+				if _, err := io.WriteString(conn, many); err != nil {
+					return
+				}
+			}
+		}()
 	}
 }
 
@@ -126,11 +129,17 @@ func crowd(t *testing.T, addr net.Addr, n int, request string) {
 func TestCrowds(t *testing.T) {
 	for _, n := range []int{64, 1000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			cfg := testConfig(t)
-			cfg.Mirror.MaxConnections = 64
+			layer := strings.Repeat("a layer ", 1<<17)
+			upstream, _, _ := upstreamOf(t, layer)
+			cfg := rulesOf(t, "registries: [{match: '*', endpoints: [{url: '"+upstream.URL+"'}]}]\n")
+			cfg.Mirror.MaxConnections, cfg.Shutdown.Timeout = 64, 100*time.Millisecond
 			d, stop := start(t, cfg)
 			crowd(t, d.MetricsAddr(), n, "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
-			crowd(t, d.Addrs()[0], n, "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			blob := "/v2/org/app/blobs/" + digest.FromString(layer).String() + "?ns=registry.example.com"
+			if status, body := knock(t, d.Addrs()[0], "GET "+blob+" HTTP/1.1\r\nHost: localhost\r\n"); status != 200 || body != layer {
+				t.Fatalf("%d, %d bytes", status, len(body))
+			}
+			crowd(t, d.Addrs()[0], n, "GET "+blob+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
 			client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 			ask := func(url string) error {
 				resp, err := client.Get(url)
@@ -150,8 +159,8 @@ func TestCrowds(t *testing.T) {
 					}
 				}
 			}
-			deadline := time.Now().Add(20 * time.Second)
-			for _, url := range []string{"http://" + d.MetricsAddr().String() + "/metrics", "http://" + d.Addrs()[0].String() + "/v2/"} {
+			deadline := time.Now().Add(time.Minute)
+			for _, url := range []string{"http://" + d.MetricsAddr().String() + "/metrics", "http://" + d.Addrs()[0].String() + blob} {
 				for done := 0; done < 5; {
 					if err := ask(url); err == nil {
 						done++

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/kioo-dev/kioo/pkg/bound"
+	"github.com/kioo-dev/kioo/pkg/httpserver"
 )
 
 // maxTurns is how many answers are made at once, and of these one for each source. To gather metrics costs
@@ -39,6 +40,7 @@ func (t *turns) take(next http.Handler) http.Handler {
 		}
 		own := t.join(source)
 		defer t.leave(source, own)
+		waited := httpserver.Waits(r)
 		for _, slot := range []chan struct{}{own.slot, t.all} { // In this order: who waits for himself takes no place of others.
 			select {
 			case slot <- struct{}{}:
@@ -48,6 +50,7 @@ func (t *turns) take(next http.Handler) http.Handler {
 				return
 			}
 		}
+		waited()
 		next.ServeHTTP(w, r)
 	})
 }

@@ -35,7 +35,7 @@ func (s *Server) begin(w http.ResponseWriter, req *http.Request) {
 	// Who owes a body that nobody wants holds up nobody. The deadline outlasts the body, and what net/http reads after a
 	// body's end in order to see the client leave would run into it in the middle of a long answer. It does not read so
 	// where it will close the connection.
-	s.door.doubt(c)
+	s.door.doubt(c, true)
 	w.Header().Set("Connection", "close")
 }
 

@@ -18,6 +18,7 @@ import (
 type pacing struct {
 	net.Listener
 	patience time.Duration
+	door     *door
 }
 
 // Accept implements net.Listener.
@@ -26,13 +27,14 @@ func (l *pacing) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err // What net/http retries, it tells by the error's own type.
 	}
-	return &conn{Conn: c, source: bound.SourceAt(c.RemoteAddr()), pace: pace{patience: l.patience}}, nil
+	return &conn{Conn: c, door: l.door, source: bound.SourceAt(c.RemoteAddr()), pace: pace{patience: l.patience}}, nil
 }
 
 // conn is a connection that ends when its client does not read. That is decided here, below everything that writes, so
 // that no answer is without it. Like all connections it is safe for concurrent use, but has one writer.
 type conn struct {
 	net.Conn
+	door   *door
 	source bound.Source
 
 	mu      sync.Mutex

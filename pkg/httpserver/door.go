@@ -86,11 +86,26 @@ func (d *door) enter(c *conn, set *bound.Set[*conn]) *bound.Set[*conn] {
 	return set
 }
 
-// doubt counts an active connection as one that serves nobody, so that it goes before a new one does.
-func (d *door) doubt(c *conn) {
+// doubt counts an active connection as one that serves nobody, so that it goes before a new one does, or no longer.
+func (d *door) doubt(c *conn, doubtful bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if set := d.within[c]; set != nil {
+	switch set := d.within[c]; {
+	case set == nil:
+	case doubtful:
 		set.Quiet(c)
+	default:
+		set.Busy(c)
 	}
+}
+
+// Waits says that a request waits for others that its client has sent before, until the function is called that it
+// gives: meanwhile its connection goes before a new one does.
+func Waits(req *http.Request) (over func()) {
+	c, _ := req.Context().Value(connKey{}).(*conn)
+	if c == nil { // As in tests without a server.
+		return func() {}
+	}
+	c.door.doubt(c, true)
+	return func() { c.door.doubt(c, false) }
 }

@@ -120,7 +120,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // guarded is a listener whose clients can neither stall nor, where it is secured, stay unknown.
 func (s *Server) guarded(l net.Listener) net.Listener {
-	l = &pacing{Listener: l, patience: s.cfg.WriteTimeout}
+	l = &pacing{Listener: l, patience: s.cfg.WriteTimeout, door: s.door}
 	if s.cfg.TLS != nil {
 		l = tls.NewListener(l, s.cfg.TLS)
 	}
