@@ -2,15 +2,18 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/kioo-dev/kioo/pkg/config"
+	"github.com/kioo-dev/kioo/pkg/daemon"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/prefetch"
 )
@@ -79,18 +82,53 @@ func servedWith(t *testing.T, handler http.Handler) (path string) {
 	t.Helper()
 	upstream := httptest.NewServer(handler)
 	t.Cleanup(upstream.Close)
-	metrics := freePort(t)
-	path = configured(t, "dataDir: data\nmirror: {listen: ['127.0.0.1:0']}\nmetrics: {listen: '"+metrics+"'}\nlog: {format: json}\n"+
+	path = file(t, "dataDir: data\nmirror: {listen: ['127.0.0.1:0']}\nlog: {format: json}\n"+
 		"registries: [{match: '*', endpoints: [{url: '"+upstream.URL+"'}]}]\nupstream: {attempts: 1}\n")
 	serveNow(t, "--config", path)
 	return path
 }
 
-func freePort(t *testing.T) string {
+// orders listens where a mirror takes orders that has the directory that is given back.
+func orders(t *testing.T, handler http.HandlerFunc) (dataDir string) {
 	t.Helper()
-	s := httptest.NewServer(nil)
-	defer s.Close()
-	return s.Listener.Addr().String()
+	dataDir = t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dataDir, "control.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror := &httptest.Server{Listener: l, Config: &http.Server{Handler: handler}}
+	mirror.Start()
+	t.Cleanup(mirror.Close)
+	return dataDir
+}
+
+// testControlDataDir has the commands find the mirror by its directory alone.
+func testControlDataDir(t *testing.T) {
+	var asked []string
+	dir := orders(t, func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.URL.Path)
+		_, _ = w.Write([]byte(`{"node":"a","image":"x","done":true}` + "\n"))
+	})
+	for _, command := range []string{"refresh", "prefetch"} {
+		if code, _, errs := call(t, command, "--data-dir", dir, "nginx"); code != exitOK {
+			t.Errorf("%s ends with %d and says %s", command, code, errs)
+		}
+	}
+	if want := []string{"POST " + daemon.RefreshPath, "POST " + daemon.PrefetchPath}; !slices.Equal(asked, want) {
+		t.Errorf("the mirror was asked %q", asked)
+	}
+	left := filepath.Join(t.TempDir(), "control.sock") // Of one that was killed.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: left, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	for _, dir := range []string{t.TempDir(), filepath.Dir(left)} {
+		if code, _, errs := call(t, "refresh", "--data-dir", dir, "nginx"); code != exitFailed || !strings.Contains(errs, "no mirror takes orders at "+dir) {
+			t.Errorf("without a mirror it ends with %d and says %s", code, errs)
+		}
+	}
 }
 
 func testRefreshConfig(t *testing.T) {
@@ -103,7 +141,7 @@ func testRefreshConfig(t *testing.T) {
 	if code, _, errs := call(t, "refresh", "--config", path, digest); code != exitFailed || !strings.Contains(errs, "never changes") {
 		t.Errorf("refresh by digest ends with %d and says %s", code, errs)
 	}
-	if code, _, errs := call(t, "refresh", "--config", configured(t, "metrics: {listen: ''}\n"), "nginx"); code != exitFailed || !strings.Contains(errs, "metrics.listen") {
+	if code, _, errs := call(t, "refresh", "--config", file(t, "dataDir: data\n"), "nginx"); code != exitFailed || !strings.Contains(errs, "no mirror takes orders") {
 		t.Errorf("refresh without a mirror ends with %d and says %s", code, errs)
 	}
 }
@@ -131,12 +169,10 @@ func testPrefetchConfig(t *testing.T) {
 // testPrefetchChoice has a stand-in for the mirror look at what it is asked. What comes of that is daemon's to test.
 func testPrefetchChoice(t *testing.T) {
 	var asked url.Values
-	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	path := configured(t, "dataDir: "+orders(t, func(w http.ResponseWriter, r *http.Request) {
 		asked = r.URL.Query()
 		_, _ = w.Write([]byte(`{"node":"a","image":"x","done":true}` + "\n"))
-	}))
-	defer mirror.Close()
-	path := configured(t, "metrics: {listen: '"+strings.TrimPrefix(mirror.URL, "http://")+"'}\n")
+	})+"\n")
 	if code, _, errs := call(t, "prefetch", "--config", path, "--zone", "a", "--zone", "b", "--copies", "3", "--this-node", "nginx", "redis"); code != exitOK {
 		t.Fatalf("prefetch ends with %d and says %s", code, errs)
 	}
@@ -154,11 +190,9 @@ func TestBar(t *testing.T) {
 }
 
 func TestPrefetchBreaksOff(t *testing.T) {
-	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	path := configured(t, "dataDir: "+orders(t, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte(`{"node":"a","image":"x","bytes":1048576,"total":2097152}` + "\n"))
-	}))
-	defer mirror.Close()
-	path := configured(t, "metrics: {listen: '"+strings.TrimPrefix(mirror.URL, "http://")+"'}\n")
+	})+"\n")
 	if code, _, errs := call(t, "prefetch", "--config", path, "nginx"); code != exitFailed || !strings.Contains(errs, "broke off") {
 		t.Errorf("a mirror that breaks off ends prefetch with %d: %s", code, errs)
 	}

@@ -16,6 +16,7 @@ type guide struct {
 	Host     string // host:port, empty if a path prefix keeps clients out that know hosts only.
 	More     []string
 	Metrics  string
+	Health   string
 	Default  string
 	DataDir  string
 	MaxBytes config.Bytes
@@ -31,7 +32,10 @@ Kioo {{.Version}}: one registry mirror on this machine, for images of every regi
   mirror   {{.Base}}/v2/{{range .More}}
            {{.}}/v2/{{end}}
 {{- if .Metrics}}
-  metrics  http://{{.Metrics}}/metrics  (also /healthz, /readyz)
+  metrics  http://{{.Metrics}}/metrics
+{{- end}}
+{{- if .Health}}
+  health   http://{{.Health}}/readyz  (also /healthz)
 {{- end}}
   data     {{.DataDir}}  (at most {{.MaxBytes}})
 
@@ -65,8 +69,8 @@ Ctrl-C stops it. 'kioo serve --help' and docs/configuration.yaml tell the rest.
 
 `))
 
-// guideFor makes the guide to a mirror that listens on these addresses.
-func guideFor(version string, cfg *config.Config, mirror []net.Addr, metrics net.Addr) guide {
+// guideFor makes the guide to a mirror that listens on these addresses, of which the last two may be nil.
+func guideFor(version string, cfg *config.Config, mirror []net.Addr, metrics, health net.Addr) guide {
 	g := guide{
 		Version:  version,
 		Base:     "http://" + onLoopback(mirror[0].String()) + cfg.Mirror.PathPrefix,
@@ -82,6 +86,9 @@ func guideFor(version string, cfg *config.Config, mirror []net.Addr, metrics net
 	}
 	if metrics != nil {
 		g.Metrics = onLoopback(metrics.String())
+	}
+	if health != nil {
+		g.Health = health.String()
 	}
 	return g
 }

@@ -116,7 +116,7 @@ func TestOtherCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Default()
-	want.DataDir, want.Metrics.Listen, want.Tags.NegativeFor = "/data", "", 3e9
+	want.DataDir, want.Metrics.Listen, want.Health.Listen, want.Tags.NegativeFor = "/data", "", "", 3e9
 	if diff := cmp.Diff(want, cfg); diff != "" {
 		t.Errorf("the configuration differs (-want +got):\n%s", diff)
 	}

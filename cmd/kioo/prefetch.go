@@ -37,7 +37,8 @@ all nodes, those of some zones, or some number of them. They share the bytes, so
 that the registry sends each about once.
 
 On a terminal it shows how far they are. At the end it says what each node has,
-and ends with status 1 if one of them failed.`,
+and ends with status 1 if one of them failed. Only root and the mirror's own user
+may ask, by the socket control.sock in its data directory.`,
 		Example: `  # On all nodes
   kioo prefetch quay.io/org/app:v2
 
@@ -49,7 +50,7 @@ and ends with status 1 if one of them failed.`,
 		Args: someImages,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), cmd.CommandPath(), args) },
 	}
-	c.config.addFile(cmd)
+	c.config.add(cmd)
 	cmd.Flags().StringArrayVar(&c.zones, "zone", nil, "nodes of this `zone` only; may be given several times")
 	cmd.Flags().IntVar(&c.copies, "copies", 0, "this `number` of nodes only; 0 is all of them")
 	cmd.Flags().BoolVar(&c.here, "this-node", false, "this node only")

@@ -26,16 +26,17 @@ a tag meant: the next pull hears what the registry says now. Images themselves
 stay where they are.
 
 It ends with status 1 if a member could not be told; that one forgets when the
-tag's time is up.`,
+tag's time is up. Only root and the mirror's own user may ask, by the socket
+control.sock in its data directory.`,
 		Example: `  # A tag was moved, and all nodes should see it at once
   kioo refresh quay.io/org/app:main
 
-  # With the mirror's own configuration, which says where it is asked
+  # With the mirror's own configuration, which says where its socket is
   kioo refresh --config /etc/kioo/kioo.yaml quay.io/org/app:main`,
 		Args: someImages,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), args) },
 	}
-	c.config.addFile(cmd)
+	c.config.add(cmd)
 	return cmd
 }
 

@@ -114,7 +114,7 @@ type configFlags struct {
 
 func (f *configFlags) add(cmd *cobra.Command) {
 	f.addFile(cmd)
-	cmd.Flags().StringVar(&f.dataDir, "data-dir", "", "keep everything in this `directory`, whatever the configuration says")
+	cmd.Flags().StringVar(&f.dataDir, "data-dir", "", "the `directory` of everything that the mirror keeps, whatever the configuration says")
 }
 
 func (f *configFlags) addFile(cmd *cobra.Command) {

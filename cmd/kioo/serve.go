@@ -45,7 +45,7 @@ the mirror.`,
   # Look for mistakes in a configuration without starting, for example in CI
   kioo serve --config kioo.yaml --check
 
-  # A second mirror beside the first; its configuration has metrics.listen: ""
+  # A second mirror beside the first; its configuration has metrics.listen: "" and health.listen: ""
   kioo serve --config second.yaml --listen 127.0.0.1:28600 --listen [::1]:28600 --data-dir ./second
 
   # A member of a fleet, of both IPv4 and IPv6; its configuration has peers.keyFiles
@@ -90,7 +90,7 @@ func (c *serve) run(ctx context.Context) error {
 		printing.Go(func() {
 			select {
 			case <-d.Ready():
-				g := guideFor(build.Version, cfg, d.Addrs(), d.MetricsAddr())
+				g := guideFor(build.Version, cfg, d.Addrs(), d.MetricsAddr(), d.HealthAddr())
 				if err := g.write(c.streams.out); err != nil { // The mirror runs all the same.
 					log.Error(err, "print how to use the mirror")
 				}

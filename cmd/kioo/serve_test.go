@@ -92,7 +92,7 @@ func serveNow(t *testing.T, args ...string) *serving {
 func file(t *testing.T, more string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kioo.yaml")
-	text := "apiVersion: " + config.APIVersion + "\nkind: " + config.Kind + "\nmetrics: {listen: ''}\n" + more
+	text := "apiVersion: " + config.APIVersion + "\nkind: " + config.Kind + "\nmetrics: {listen: ''}\nhealth: {listen: ''}\n" + more
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -184,8 +184,8 @@ func testServeCheck(t *testing.T) {
 	}
 	path := file(t, "flihgts:\n  grace: 1s\ncache:\n  maxBytes: 5 GB\n")
 	code, stdout, stderr = call(t, "serve", "--config", path, "--check")
-	want := fmt.Sprintf("kioo: the configuration is not valid:\n%s:4: flihgts: unknown field, did you mean \"flights\"?\n"+
-		"%s:7: cache.maxBytes: is \"5 GB\", not a number of bytes such as 20Gi or 500M\n", path, path)
+	want := fmt.Sprintf("kioo: the configuration is not valid:\n%s:5: flihgts: unknown field, did you mean \"flights\"?\n"+
+		"%s:8: cache.maxBytes: is \"5 GB\", not a number of bytes such as 20Gi or 500M\n", path, path)
 	if code != exitFailed || stdout != "" || stderr != want {
 		t.Errorf("an invalid file ends with %d and prints %q, %q; want %q", code, stdout, stderr, want)
 	}
@@ -210,7 +210,7 @@ func TestGuide(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir = "/var/lib/kioo"
 	var b strings.Builder
-	g := guideFor("v1.2.3", cfg, []net.Addr{address("127.0.0.1:28500"), address("[::1]:28500")}, address("127.0.0.1:28504"))
+	g := guideFor("v1.2.3", cfg, []net.Addr{address("127.0.0.1:28500"), address("[::1]:28500")}, address("127.0.0.1:28504"), address("127.0.0.1:28503"))
 	if err := g.write(&b); err != nil {
 		t.Fatal(err)
 	}
@@ -220,19 +220,19 @@ func TestGuide(t *testing.T) {
 	}
 	b.Reset()
 	cfg.Mirror.PathPrefix = "/mirror"
-	if err := guideFor("v1.2.3", cfg, []net.Addr{address("0.0.0.0:28500")}, nil).write(&b); err != nil {
+	if err := guideFor("v1.2.3", cfg, []net.Addr{address("0.0.0.0:28500")}, nil, nil).write(&b); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "guide-prefix.txt", b.String())
 	b.Reset()
 	cfg.Mirror.PathPrefix, cfg.Containerd.CertsDir = "", "/etc/rancher/certs.d"
-	if err := guideFor("v1.2.3", cfg, []net.Addr{address("127.0.0.1:28500")}, nil).write(&b); err != nil {
+	if err := guideFor("v1.2.3", cfg, []net.Addr{address("127.0.0.1:28500")}, nil, nil).write(&b); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "guide-certs.txt", b.String())
 	b.Reset()
 	cfg.Containerd.CertsDir = ""
-	if err := guideFor("v1.2.3", cfg, []net.Addr{address("[::1]:28600")}, nil).write(&b); err != nil {
+	if err := guideFor("v1.2.3", cfg, []net.Addr{address("[::1]:28600")}, nil, nil).write(&b); err != nil {
 		t.Fatal(err)
 	}
 	if want := "\n  kioo configure --mirror http://[::1]:28600\n"; !strings.Contains(b.String(), want) {

@@ -25,13 +25,14 @@ const (
 type fleet struct {
 	link    *link
 	dir     string
-	farProg string // The holder's, at the far end.
+	program string
+	farProg string // The same, as the holder runs it at the far end.
 	key     string // The cluster key's file.
 	holder  string // Where the holder's DHT listens.
 }
 
 func newFleet(l *link, dir, program string) (*fleet, error) {
-	f := &fleet{link: l, dir: dir, key: filepath.Join(dir, "cluster.key")}
+	f := &fleet{link: l, dir: dir, program: program, key: filepath.Join(dir, "cluster.key")}
 	if err := os.WriteFile(f.key, []byte(peer.NewKey().String()+"\n"), 0o600); err != nil {
 		return nil, err
 	}
@@ -84,6 +85,9 @@ func (f *fleet) startReceiver(ctx context.Context, program string) (*kiootest.Ki
 	cfg.Discovery.Bootstrap.Addresses = []string{f.holder}
 	cfg.Mirror.Listen = []string{net.JoinHostPort("127.0.0.1", ports[2])}
 	cfg.Metrics.Listen = net.JoinHostPort("127.0.0.1", ports[3])
+	if program != f.program {
+		cfg.Health = config.Default().Health // So that it is not written: earlier versions have none.
+	}
 	kioo, err := kiootest.Start(ctx, program, f.receiverDir(), cfg)
 	if err != nil {
 		return nil, err

@@ -30,12 +30,12 @@ const (
 )
 
 // Config gives the configuration of a Kioo that keeps everything below dir and knows the registries by the URLs of
-// their endpoints. The mirror's port is any free one, metrics are off, and the log is as a cluster has it.
+// their endpoints. The mirror's port is any free one, metrics and health are off, and the log is as a cluster has it.
 func Config(dir string, endpoints map[string]string) *config.Config {
 	cfg := config.Default()
 	cfg.DataDir = filepath.Join(dir, "data")
 	cfg.Mirror.Listen = []string{"127.0.0.1:0"}
-	cfg.Metrics.Listen = ""
+	cfg.Metrics.Listen, cfg.Health.Listen = "", ""
 	cfg.Log = config.Log{Level: "info", Format: "json"}
 	for host, url := range endpoints {
 		r := config.DefaultRegistry()

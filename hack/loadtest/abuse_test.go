@@ -110,8 +110,8 @@ func TestIdleConnections(t *testing.T) {
 // TestSlowLoris opens more connections than Kioo keeps, and sends requests on them that never end, a byte at a time.
 func TestSlowLoris(t *testing.T) {
 	for name, request := range map[string]string{
-		"headers": "GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-		"body":    "POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+		"headers": "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+		"body":    "POST /v2/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) { slowLoris(t, request) })
 	}
@@ -170,10 +170,10 @@ func TestHeaderBombs(t *testing.T) {
 	kioo, blob := victim(t, 1_000_000)
 	const mib = 1 << 20
 	for name, bomb := range map[string]string{
-		"one long value":   "GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Bomb: " + strings.Repeat("x", mib) + "\r\n\r\n",
-		"one long name":    "GET /v2/ HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("x", mib) + ": x\r\n\r\n",
-		"many fields":      "GET /v2/ HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X-Bomb: x\r\n", mib/11) + "\r\n",
-		"one long path":    "GET /v2/" + strings.Repeat("x/", mib/2) + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		"one long value":   "GET /v2/ HTTP/1.1\r\nHost: localhost\r\nX-Bomb: " + strings.Repeat("x", mib) + "\r\n\r\n",
+		"one long name":    "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n" + strings.Repeat("x", mib) + ": x\r\n\r\n",
+		"many fields":      "GET /v2/ HTTP/1.1\r\nHost: localhost\r\n" + strings.Repeat("X-Bomb: x\r\n", mib/11) + "\r\n",
+		"one long path":    "GET /v2/" + strings.Repeat("x/", mib/2) + " HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"no end of a line": strings.Repeat("x", 4*mib),
 	} {
 		t.Run(name, func(t *testing.T) {

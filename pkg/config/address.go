@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -35,6 +36,14 @@ func (m *Mirror) URL() string {
 		host = "127.0.0.1"
 	}
 	return "http://" + net.JoinHostPort(host, port) + m.PathPrefix
+}
+
+// ControlSocket gives the path of the socket where the mirror takes orders.
+func (c *Config) ControlSocket() string {
+	if c.Control.Socket != "" {
+		return c.Control.Socket
+	}
+	return filepath.Join(c.DataDir, "control.sock")
 }
 
 // Addrs gives the addresses of listen in a valid configuration.

@@ -43,6 +43,10 @@ type Config struct {
 	Mirror Mirror `yaml:"mirror"`
 	// Metrics is the second, plain HTTP server, for those who watch the mirror.
 	Metrics Metrics `yaml:"metrics"`
+	// Health is the server for those who start the mirror again when it does not answer.
+	Health Health `yaml:"health"`
+	// Control is where people on this machine have the mirror do something, as kioo refresh and kioo prefetch do.
+	Control Control `yaml:"control"`
 	// Containerd is the runtime of this node, whose images are served as well, and read only.
 	Containerd Containerd `yaml:"containerd"`
 	// Registries are rules that say whom requests may reach: the first one whose match fits a request's registry and
@@ -89,15 +93,20 @@ type Mirror struct {
 	// AllowRemote permits addresses in listen that other machines can reach. The mirror has no passwords of its own:
 	// whoever reaches it reads what its credentials can read, and what it holds. Default: false.
 	AllowRemote bool `yaml:"allowRemote"`
+	// Hosts are further names by which clients ask, without ports: they stand in the Host header. Asked for other names
+	// than loopback's, these, and addresses where it listens beyond loopback, the mirror answers with status 421, so that
+	// no web page can have a name of its own lead here. Default: none.
+	Hosts []string `yaml:"hosts"`
 	// PathPrefix is a path before /v2/ that all requests must have, such as /mirror. Clients that take a mirror by
 	// host name alone can't send one. Default: none.
 	PathPrefix string `yaml:"pathPrefix"`
 	// DefaultRegistry is the registry of requests that say none, by the query parameter ns or by a host before the
 	// repository's name. Empty refuses them, so that no name is ever taken for another's. Default: docker.io.
 	DefaultRegistry string `yaml:"defaultRegistry"`
-	// MaxConnections is how many clients' connections are open at once, over all addresses. One more closes the one
-	// that has been idle for longest, and is closed itself where none is idle. Each costs memory and a file descriptor,
-	// two of them while it reads a blob. Default: 2048.
+	// MaxConnections is how many clients' connections are open at once, over all addresses: as many of this machine, and
+	// as many of others, of which one address has no more than half. One more closes the one that has been idle for
+	// longest, where others are concerned of the address that has most; if none is idle, one whose client does not read,
+	// and else itself. Each costs memory and a file descriptor, two of them while it reads a blob. Default: 2048.
 	MaxConnections int `yaml:"maxConnections"`
 	// MaxHops is how many mirrors a request may have come through, by its Via headers, before it is refused with
 	// status 508. More allow longer chains of caches; fewer notice loops of mirrors earlier. Default: 4.
@@ -106,9 +115,26 @@ type Mirror struct {
 
 // Metrics configures the server for those who watch the mirror.
 type Metrics struct {
-	// Listen is the address "host:port" of /metrics, /healthz and /readyz. They give no content and no names of
-	// private images away, so any address is allowed. Empty turns them off. Default: 127.0.0.1:28504.
+	// Listen is the address "host:port" of /metrics, and of what health.listen has, for those who watch from elsewhere.
+	// They give no content and no names of private images away, so any address is allowed. Empty turns them off.
+	// Default: 127.0.0.1:28504.
 	Listen string `yaml:"listen"`
+	// Hosts are names by which monitors ask, without ports, as mirror.hosts are. Addresses need none. Default: none.
+	Hosts []string `yaml:"hosts"`
+}
+
+// Health configures the server for those who start the mirror again.
+type Health struct {
+	// Listen is the address "host:port" of /healthz and /readyz, on loopback, so that nothing that others do to the
+	// ports they can reach makes the mirror look dead. Empty turns it off. Default: 127.0.0.1:28503.
+	Listen string `yaml:"listen"`
+}
+
+// Control configures where the mirror takes orders.
+type Control struct {
+	// Socket is the path of a Unix socket, which only root and the mirror's own user may use. The system allows paths of
+	// some 100 bytes. A path that is not absolute starts at this file's directory. Default: control.sock in dataDir.
+	Socket string `yaml:"socket"`
 }
 
 // Credentials configures who the mirror is towards upstream registries.
@@ -208,6 +234,7 @@ func Default() *Config {
 			MaxHops:         4,
 		},
 		Metrics:    Metrics{Listen: "127.0.0.1:28504"},
+		Health:     Health{Listen: "127.0.0.1:28503"},
 		Containerd: Containerd{Namespaces: []string{"k8s.io"}, ConfigFile: "/etc/containerd/config.toml"},
 		Access:     defaultAccess(),
 		Upstream: Upstream{

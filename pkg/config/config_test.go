@@ -89,6 +89,13 @@ func TestValid(t *testing.T) {
 		"no metrics, no default": {"metrics: {listen: ''}\nmirror: {defaultRegistry: '', pathPrefix: /a/b}\n", func(c *Config) {
 			c.Metrics.Listen, c.Mirror.DefaultRegistry, c.Mirror.PathPrefix = "", "", "/a/b"
 		}},
+		"names of servers": {"mirror: {hosts: ['Mirror.Example.COM.', '10.0.0.5', '2001:DB8::1']}\nmetrics: {hosts: [Node-1]}\nhealth: {listen: '[::1]:1'}\n", func(c *Config) {
+			c.Mirror.Hosts, c.Metrics.Hosts = []string{"mirror.example.com", "10.0.0.5", "2001:db8::1"}, []string{"node-1"}
+			c.Health.Listen = "[::1]:1"
+		}},
+		"no health, and a socket beside the file": {"health: {listen: ''}\ncontrol: {socket: c.sock}\n", func(c *Config) {
+			c.Health.Listen, c.Control.Socket = "", "/etc/kioo/c.sock"
+		}},
 		"names become normal": {"mirror: {defaultRegistry: Index.Docker.IO}\nregistries: [{match: 'Quay.IO:443'}]\n", func(c *Config) {
 			r := DefaultRegistry()
 			r.Match = "quay.io:443"

@@ -20,7 +20,9 @@ const maxNamedFile = 4 << 20
 func (c *Config) absolute(base string) {
 	r := &c.Containerd
 	r.Address = strings.TrimPrefix(r.Address, "unix://")
-	paths := []*string{&c.DataDir, &c.Credentials.DockerConfig, &r.Address, &r.ContentDir, &r.CertsDir, &r.ConfigFile, &c.Kubernetes.Kubeconfig}
+	paths := []*string{
+		&c.DataDir, &c.Control.Socket, &c.Credentials.DockerConfig, &r.Address, &r.ContentDir, &r.CertsDir, &r.ConfigFile, &c.Kubernetes.Kubeconfig,
+	}
 	for i := range c.Peers.KeyFiles {
 		paths = append(paths, &c.Peers.KeyFiles[i])
 	}

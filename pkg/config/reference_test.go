@@ -136,9 +136,11 @@ func TestRoundTrip(t *testing.T) {
 		APIVersion: APIVersion, Kind: Kind, DataDir: "/data",
 		Mirror: Mirror{
 			Listen: []string{"0.0.0.0:1", "[::]:2"}, AllowRemote: true, PathPrefix: "/p", DefaultRegistry: "quay.io",
-			MaxConnections: 1, MaxHops: 1,
+			MaxConnections: 1, MaxHops: 1, Hosts: []string{"mirror.example.com"},
 		},
-		Metrics: Metrics{Listen: "127.0.0.1:3"},
+		Metrics: Metrics{Listen: "127.0.0.1:3", Hosts: []string{"node1"}},
+		Health:  Health{Listen: "127.0.0.1:8"},
+		Control: Control{Socket: "/control.sock"},
 		Containerd: Containerd{
 			Address: "/c.sock", ContentDir: "/content", Namespaces: []string{"moby"}, CertsDir: "/certs.d",
 			Registries: []string{"ghcr.io"}, ConfigFile: "/c.toml",

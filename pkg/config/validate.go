@@ -80,6 +80,7 @@ func (c *Config) validate() []Problem {
 	}
 	c.Mirror.validate(v)
 	c.validateMetrics(v)
+	c.validateHealth(v)
 	c.validateContainerd(v)
 	c.validateRegistries(v)
 	c.Peers.validate(v)
@@ -135,6 +136,7 @@ func (m *Mirror) validate(v *validation) {
 		}
 		v.take(field, address)
 	}
+	v.hosts("mirror.hosts", m.Hosts)
 	if m.PathPrefix != "" && !pathPrefixGrammar.MatchString(m.PathPrefix) {
 		v.add("mirror.pathPrefix", "is %s, expected a path such as /mirror, without a slash at its end", quote(m.PathPrefix))
 	}
@@ -149,7 +151,40 @@ func (m *Mirror) validate(v *validation) {
 	within(v, "mirror.maxHops", m.MaxHops, 1, 64)
 }
 
+// hosts checks names by which servers are asked, and brings them into their normal form.
+func (v *validation) hosts(field string, hosts []string) {
+	for i, host := range hosts {
+		field := fmt.Sprintf("%s[%d]", field, i)
+		if ip, err := netip.ParseAddr(host); err == nil {
+			hosts[i] = ip.String()
+		} else if strings.Contains(host, ":") {
+			v.add(field, "is %s, expected a host without a port", quote(host))
+		} else if wrong := checkName(host); wrong != "" {
+			v.add(field, "%s", wrong)
+		} else {
+			hosts[i] = strings.ToLower(strings.TrimSuffix(host, "."))
+		}
+	}
+	v.unique(field, hosts)
+}
+
+func (c *Config) validateHealth(v *validation) {
+	if c.Health.Listen == "" {
+		return
+	}
+	loopback, err := parseListen(c.Health.Listen)
+	switch {
+	case err != nil:
+		v.add("health.listen", "%v", err)
+		return
+	case !loopback:
+		v.add("health.listen", "is %s, which other machines can reach: they find the same at metrics.listen", quote(c.Health.Listen))
+	}
+	v.take("health.listen", c.Health.Listen)
+}
+
 func (c *Config) validateMetrics(v *validation) {
+	v.hosts("metrics.hosts", c.Metrics.Hosts)
 	if c.Metrics.Listen == "" {
 		return
 	}

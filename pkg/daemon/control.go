@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -60,18 +58,12 @@ type Refreshed struct {
 	Failed  []string `json:"failed,omitempty"`
 }
 
-// local gives the handler for the people of this node.
+// local gives the handler for the people of this node, behind a socket that nobody else may use.
 func (c *control) local() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+RefreshPath, func(w http.ResponseWriter, r *http.Request) { c.serveRefresh(w, r, true) })
 	mux.HandleFunc("POST "+PrefetchPath, c.servePrefetch)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !fromThisMachine(r) {
-			http.Error(w, "only this machine may ask for this", http.StatusForbidden)
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
+	return mux
 }
 
 // members gives the handlers for other members, by pattern.
@@ -80,23 +72,6 @@ func (c *control) members() map[string]http.Handler {
 		"POST " + RefreshPath:  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.serveRefresh(w, r, false) }),
 		"POST " + PrefetchPath: http.HandlerFunc(c.serveMemberPrefetch),
 	}
-}
-
-// fromThisMachine tells whether a connection begins where it ends. Browsers send Origin: no page may ask.
-func fromThisMachine(r *http.Request) bool {
-	remote, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || r.Header.Get("Origin") != "" {
-		return false
-	}
-	if remote.Addr().Unmap().IsLoopback() {
-		return true
-	}
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok {
-		return false
-	}
-	at, err := netip.ParseAddrPort(local.String())
-	return err == nil && at.Addr().Unmap() == remote.Addr().Unmap()
 }
 
 // arguments reads a request's: people have them in the query, and members in the body.
@@ -303,7 +278,6 @@ func newLines(w http.ResponseWriter) *lines {
 func (l *lines) write(p prefetch.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_ = l.control.SetWriteDeadline(time.Now().Add(statusTimeout))
 	_ = json.NewEncoder(l.w).Encode(p) // Who asked may have left; the request's context then ends it.
 	_ = l.control.Flush()
 }

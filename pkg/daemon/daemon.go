@@ -66,7 +66,7 @@ type Daemon struct {
 	events   *events.Queue // Nil where nobody wants to hear of them.
 
 	listeners []net.Listener
-	watched   net.Listener // Metrics and health; nil if off.
+	watching  watching
 	ready     chan struct{}
 }
 
@@ -241,6 +241,7 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		Backend:   d.mirror,
 		Pseudonym: pseudonym,
 		MaxHops:   d.cfg.Mirror.MaxHops,
+		Names:     &httpserver.Names{Field: "mirror.hosts", More: d.cfg.Mirror.Hosts},
 		Pulled:    pulled(d.events),
 		Log:       d.log.WithName("registry"), Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "node"}, d.metrics),
 	})
@@ -249,44 +250,8 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		d.serveMembers()
 	}
 	d.server = registry.NewServer(handler, d.cfg.Mirror.MaxConnections, d.cfg.Shutdown.Timeout, d.log.WithName("http"))
-	d.status = &status{metrics: d.metrics, log: d.log, control: d.control.local()}
+	d.status = newStatus(d)
 	return nil
-}
-
-func (d *Daemon) listen() error {
-	for _, address := range d.cfg.Mirror.Listen {
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return fmt.Errorf("mirror.listen: %w", err)
-		}
-		d.listeners = append(d.listeners, l)
-	}
-	if d.cfg.Metrics.Listen == "" {
-		return nil
-	}
-	l, err := net.Listen("tcp", d.cfg.Metrics.Listen)
-	if err != nil {
-		return fmt.Errorf("metrics.listen: %w", err)
-	}
-	d.watched = l
-	return nil
-}
-
-// Addrs gives the addresses that the mirror listens on.
-func (d *Daemon) Addrs() []net.Addr {
-	var addrs []net.Addr
-	for _, l := range d.listeners {
-		addrs = append(addrs, l.Addr())
-	}
-	return addrs
-}
-
-// MetricsAddr gives the address of metrics and health, nil if they are off.
-func (d *Daemon) MetricsAddr() net.Addr {
-	if d.watched == nil {
-		return nil
-	}
-	return d.watched.Addr()
 }
 
 // Ready is closed when the mirror answers.
@@ -301,9 +266,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(behind)
 	group.Go(func() error { return d.cache.Run(groupCtx) })
 	group.Go(func() error { return d.keepAccess(groupCtx) })
-	if d.watched != nil {
-		group.Go(func() error { return d.status.run(groupCtx, d.watched) })
-	}
+	group.Go(func() error { return d.status.run(groupCtx, &d.watching) })
 	front, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(groupCtx, cancel)() // A dead part ends the daemon.
@@ -345,7 +308,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 // close lets go of everything that New opened, in the opposite order.
 func (d *Daemon) close() error {
 	var errs []error
-	for _, l := range append(d.listeners, d.watched) {
+	for _, l := range append(d.listeners, d.watching.all()...) {
 		if l == nil {
 			continue
 		}

@@ -24,7 +24,7 @@ func testConfig(t *testing.T) *config.Config {
 	cfg := config.Default()
 	cfg.DataDir = t.TempDir()
 	cfg.Mirror.Listen = []string{"127.0.0.1:0"}
-	cfg.Metrics.Listen = "127.0.0.1:0"
+	cfg.Metrics.Listen, cfg.Health.Listen = "127.0.0.1:0", "127.0.0.1:0"
 	return cfg
 }
 
@@ -85,9 +85,11 @@ func TestServesAndKeeps(t *testing.T) {
 		if code, body := get(t, base+"/v2/org/app/blobs/"+digest.FromString(blob).String()+"?ns=registry.example.com"); code != 200 || body != blob {
 			t.Errorf("round %d: %d, %d bytes", round, code, len(body))
 		}
-		for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ok\n"} {
-			if code, body := get(t, status+path); code != 200 || body != want {
-				t.Errorf("%s: %d %q", path, code, body)
+		for _, path := range []string{"/healthz", "/readyz"} {
+			for _, at := range []string{status, "http://" + d.HealthAddr().String()} {
+				if code, body := get(t, at+path); code != 200 || body != "ok\n" {
+					t.Errorf("%s: %d %q", path, code, body)
+				}
 			}
 		}
 		code, metrics := get(t, status+"/metrics")
@@ -176,6 +178,7 @@ func TestStartErrorsNameTheField(t *testing.T) {
 	for field, change := range map[string]func(*config.Config){
 		"mirror.listen":  func(c *config.Config) { c.Mirror.Listen = []string{taken.Addr().String()} },
 		"metrics.listen": func(c *config.Config) { c.Metrics.Listen = taken.Addr().String() },
+		"health.listen":  func(c *config.Config) { c.Health.Listen = taken.Addr().String() },
 	} {
 		cfg := testConfig(t)
 		change(cfg)

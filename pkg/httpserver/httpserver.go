@@ -3,8 +3,8 @@
 package httpserver
 
 import (
-	"container/list"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,18 +19,29 @@ import (
 // idleTimeout is how long a connection may wait for its next request.
 const idleTimeout = 2 * time.Minute
 
-// Config is what a server needs. There are no defaults.
+// Config is what a server needs. Where no default is named, there is none.
 type Config struct {
 	Handler http.Handler
-	// MaxConnections is how many connections there are at once. A new one beyond closes the one that has been idle for
-	// longest, so that idle clients lock nobody out; if none is idle, the new one is closed.
+	// TLS, if not nil, secures all connections. It must want certificates of clients: who has shown one has proven who
+	// he is.
+	TLS *tls.Config
+	// MaxConnections is how many connections there are at once of those who have proven who they are: by TLS, or that
+	// they are on this machine. A new one beyond closes the one that has been idle for longest, so that idle clients lock
+	// nobody out; if none is idle, one whose client does not read, and else the new one itself.
 	MaxConnections int
+	// MaxStrangers is how many connections there are of all others, besides, of which one address has no more than half.
+	// A new one beyond closes one of the address that has most. MaxConnections by default.
+	MaxStrangers int
 	// HeaderTimeout is how long a client may take to send a request's headers, and before that to shake hands.
 	HeaderTimeout time.Duration
-	// BodyTimeout is how long a client may take to send a body where bodies are not wanted. Clients that owe one count as
-	// idle, and have their connections closed once they are answered. Zero is for handlers that want bodies, and bound
-	// them themselves.
+	// BodyTimeout is how long a client may take to send a body.
 	BodyTimeout time.Duration
+	// Bodies is for handlers that want bodies. Otherwise clients that owe one count as idle, and have their connections
+	// closed once they are answered.
+	Bodies bool
+	// WriteTimeout is how long a client may take to accept four mebibytes, or less where there is less, over all that it
+	// asks for. Clients slower than that are cut off.
+	WriteTimeout time.Duration
 	// MaxHeaderBytes bounds a request's headers.
 	MaxHeaderBytes int
 	// Drain is how long answers on their way may take once the server is told to stop.
@@ -40,26 +51,26 @@ type Config struct {
 
 // Server serves a handler over HTTP. It runs once.
 type Server struct {
-	http  *http.Server
-	drain time.Duration
+	cfg  Config
+	door *door
+	http *http.Server
 }
 
 // New makes a server.
 func New(cfg Config) *Server {
-	b := &bound{max: cfg.MaxConnections, body: cfg.BodyTimeout, quiet: list.New(), conns: map[net.Conn]*list.Element{}}
-	handler := cfg.Handler
-	if cfg.BodyTimeout > 0 {
-		handler = b.wary(handler)
+	if cfg.MaxStrangers == 0 {
+		cfg.MaxStrangers = cfg.MaxConnections
 	}
+	d := newDoor(&cfg)
 	return &Server{
-		drain: cfg.Drain,
+		cfg:  cfg,
+		door: d,
 		http: &http.Server{
-			Handler:                      handler,
 			ReadHeaderTimeout:            cfg.HeaderTimeout,
 			IdleTimeout:                  idleTimeout,
 			MaxHeaderBytes:               cfg.MaxHeaderBytes,
 			DisableGeneralOptionsHandler: true,
-			ConnState:                    b.changed,
+			ConnState:                    d.changed,
 			ConnContext:                  withConn,
 			ErrorLog:                     slog.NewLogLogger(logr.ToSlogHandler(cfg.Log), slog.LevelDebug), // Clients fill no log.
 		},
@@ -69,18 +80,18 @@ func New(cfg Config) *Server {
 // Run serves the listeners, which it closes, until ctx ends; then requests under way have the drain time to finish
 // before they are cut off. It returns when no handler runs any more. A listener that fails ends all of it.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
-	server, drain := s.http, s.drain
+	server, drain := s.http, s.cfg.Drain
 	var handlers sync.WaitGroup
-	handler := server.Handler
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handlers.Add(1)
 		defer handlers.Done()
-		handler.ServeHTTP(w, r)
+		s.begin(w, r)
+		s.cfg.Handler.ServeHTTP(w, r)
 	})
 	done := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() {
-			err := server.Serve(l)
+			err := server.Serve(s.guarded(l))
 			if errors.Is(err, http.ErrServerClosed) {
 				done <- nil
 				return
@@ -105,4 +116,13 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	}
 	handlers.Wait()
 	return errors.Join(errs...)
+}
+
+// guarded is a listener whose clients can neither stall nor, where it is secured, stay unknown.
+func (s *Server) guarded(l net.Listener) net.Listener {
+	l = &pacing{Listener: l, patience: s.cfg.WriteTimeout, door: s.door}
+	if s.cfg.TLS != nil {
+		l = tls.NewListener(l, s.cfg.TLS)
+	}
+	return l
 }

@@ -26,7 +26,8 @@ func listen(t *testing.T) net.Listener {
 
 func serve(drain time.Duration, handler http.Handler) *httpserver.Server {
 	return httpserver.New(httpserver.Config{
-		Handler: handler, MaxConnections: 8, HeaderTimeout: time.Minute, MaxHeaderBytes: 1 << 10, Drain: drain,
+		Handler: handler, MaxConnections: 8, HeaderTimeout: time.Minute, BodyTimeout: time.Minute, WriteTimeout: time.Minute,
+		MaxHeaderBytes: 1 << 10, Drain: drain,
 	})
 }
 

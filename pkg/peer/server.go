@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -22,8 +21,8 @@ import (
 const (
 	// handshakeTimeout is how long a new connection may take to say who it is and what it wants.
 	handshakeTimeout = 5 * time.Second
-	// maxConnections bounds the connections of members, and of strangers until they are found to be such.
-	maxConnections = 4096
+	// maxConnections bounds the connections of members, and maxStrangers those of who has not shown yet to be one.
+	maxConnections, maxStrangers = 4096, 1024
 	// maxHeaderBytes bounds a request's headers. Members send few.
 	maxHeaderBytes = 16 << 10
 	// queueWait is how long a request waits for a slot before it is sent elsewhere.
@@ -34,8 +33,8 @@ const (
 	minStep = 1 << 10
 	// controlPrefix begins the paths of everything that is not the registry's API.
 	controlPrefix = "/kioo/"
-	// writeTimeout is how long a client may take to accept one step.
-	writeTimeout = time.Minute
+	// writeTimeout is how long a client may take to accept four mebibytes, and bodyTimeout to send what it says.
+	writeTimeout, bodyTimeout = time.Minute, 10 * time.Second
 )
 
 // ServerConfig is what a server needs.
@@ -112,19 +111,16 @@ func NewServer(cfg ServerConfig) *Server {
 		s.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), max(s.step, int(min(cfg.BytesPerSecond/10, 1<<30))))
 	}
 	s.http = httpserver.New(httpserver.Config{
-		Handler: s, MaxConnections: maxConnections, HeaderTimeout: handshakeTimeout, MaxHeaderBytes: maxHeaderBytes,
-		Drain: cfg.Drain, Log: cfg.Log,
+		Handler: s, TLS: cfg.Credentials.Server(), MaxConnections: maxConnections, MaxStrangers: maxStrangers,
+		HeaderTimeout: handshakeTimeout, BodyTimeout: bodyTimeout, Bodies: true, WriteTimeout: writeTimeout,
+		MaxHeaderBytes: maxHeaderBytes, Drain: cfg.Drain, Log: cfg.Log,
 	})
 	return s
 }
 
 // Run serves the listeners, which it closes, until ctx ends and the uploads on their way have left.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
-	var secured []net.Listener
-	for _, l := range listeners {
-		secured = append(secured, tls.NewListener(l, s.cfg.Credentials.Server()))
-	}
-	return s.http.Run(ctx, secured...)
+	return s.http.Run(ctx, listeners...)
 }
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
@@ -179,8 +175,6 @@ func (u *upload) Write(p []byte) (written int, err error) {
 			if err := u.limit.WaitN(u.ctx, len(step)); err != nil {
 				return written, fmt.Errorf("wait for bandwidth: %w", err)
 			}
-			// The deadline is for the client, not for our own cap. Test recorders have none.
-			_ = http.NewResponseController(u.ResponseWriter).SetWriteDeadline(time.Now().Add(writeTimeout))
 		}
 		n, err := u.ResponseWriter.Write(step)
 		written += n

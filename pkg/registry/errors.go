@@ -15,6 +15,7 @@ import (
 // package reference. RANGE_INVALID is not in it; registries in use answer so.
 const (
 	codeBlobUnknown     reference.Code = "BLOB_UNKNOWN"
+	codeDenied          reference.Code = "DENIED"
 	codeManifestUnknown reference.Code = "MANIFEST_UNKNOWN"
 	codeNameUnknown     reference.Code = "NAME_UNKNOWN"
 	codeRangeInvalid    reference.Code = "RANGE_INVALID"

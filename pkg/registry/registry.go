@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/access"
+	"github.com/kioo-dev/kioo/pkg/httpserver"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
@@ -45,11 +46,10 @@ type Config struct {
 	// Pseudonym is this process's name in Via headers (RFC 9110, section 7.6.3). A request that has it already went
 	// in a circle.
 	Pseudonym string
+	// Names, if not nil, are those that requests must be for. Other members ask for none.
+	Names *httpserver.Names
 	// MaxHops is how many proxies a request may have come through, by its Via header.
 	MaxHops int
-	// WriteTimeout is how long a client may take to accept four mebibytes, or less where there is less. 1 minute by
-	// default; clients slower than that are cut off, and runtimes then resume where they were.
-	WriteTimeout time.Duration
 
 	// Pulled hears of content that a client got, to its end. It must not wait. Nil: nobody does.
 	Pulled func(p Pull)
@@ -79,9 +79,6 @@ type Handler struct {
 
 // New makes a handler.
 func New(cfg Config) *Handler {
-	if cfg.WriteTimeout == 0 {
-		cfg.WriteTimeout = time.Minute
-	}
 	factory := promauto.With(cfg.Registerer)
 	return &Handler{
 		cfg: cfg,
@@ -115,7 +112,7 @@ type exchange struct {
 func (h *Handler) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	var (
 		began = time.Now()
-		w     = newResponse(rw, h.cfg.WriteTimeout)
+		w     = &response{ResponseWriter: rw}
 		x     = &exchange{id: requestID(req), source: "none"}
 	)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
@@ -136,6 +133,11 @@ func (h *Handler) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 // serve answers a request, or says in an error why it can't. Once a status is written, an error means that the
 // answer broke off; the server then closes the connection short of the length that it had announced.
 func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
+	if h.cfg.Names != nil {
+		if r := h.cfg.Names.Check(req); r != nil {
+			return refuse(r.Status, codeDenied, "%s", r.Reason)
+		}
+	}
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
 		r := refuse(http.StatusMethodNotAllowed, reference.CodeUnsupported, "this registry is a mirror to pull from; %s is not supported", cut(req.Method))
 		r.header = http.Header{"Allow": {"GET, HEAD"}}

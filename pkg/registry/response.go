@@ -5,21 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 )
 
-// response is a ResponseWriter that knows what was written, and that gives each write a deadline of its own. It
-// forwards ReadFrom, without which the kernel could not copy files to the client.
+// response is a ResponseWriter that knows what was written. It forwards ReadFrom, without which the kernel could not
+// copy files to the client.
 type response struct {
 	http.ResponseWriter
-	control *http.ResponseController
-	timeout time.Duration
 	status  int
 	content int64 // Bytes of bodies that are not errors.
-}
-
-func newResponse(w http.ResponseWriter, timeout time.Duration) *response {
-	return &response{ResponseWriter: w, control: http.NewResponseController(w), timeout: timeout}
 }
 
 // Unwrap is for http.ResponseController.
@@ -33,7 +26,6 @@ func (r *response) WriteHeader(status int) {
 
 // Write implements http.ResponseWriter.
 func (r *response) Write(p []byte) (int, error) {
-	r.extend()
 	n, err := r.ResponseWriter.Write(p)
 	r.count(int64(n))
 	return n, err
@@ -41,7 +33,6 @@ func (r *response) Write(p []byte) (int, error) {
 
 // ReadFrom implements io.ReaderFrom. What is read at once is for the caller to bound.
 func (r *response) ReadFrom(src io.Reader) (int64, error) {
-	r.extend()
 	n, err := io.Copy(r.ResponseWriter, src)
 	r.count(n)
 	return n, err
@@ -51,11 +42,6 @@ func (r *response) count(n int64) {
 	if r.status < 300 {
 		r.content += n
 	}
-}
-
-// extend moves the deadline. Writers without deadlines are tests' recorders.
-func (r *response) extend() {
-	_ = r.control.SetWriteDeadline(time.Now().Add(r.timeout))
 }
 
 func writeJSON(w http.ResponseWriter, mediaType string, v any) error {

@@ -13,6 +13,9 @@ const (
 	headerTimeout = 10 * time.Second
 	// bodyTimeout is how long a client may take to send a body, which nobody wants: what is pulled needs none.
 	bodyTimeout = 10 * time.Second
+	// writeTimeout is how long a client may take to accept four mebibytes. Runtimes that are cut off resume where they
+	// were.
+	writeTimeout = time.Minute
 	// maxHeaderBytes bounds a request's headers. Bearer tokens of registries are a few KiB.
 	maxHeaderBytes = 32 << 10
 )
@@ -22,6 +25,6 @@ const (
 func NewServer(handler http.Handler, maxConnections int, drain time.Duration, log logr.Logger) *httpserver.Server {
 	return httpserver.New(httpserver.Config{
 		Handler: handler, MaxConnections: maxConnections, HeaderTimeout: headerTimeout, BodyTimeout: bodyTimeout,
-		MaxHeaderBytes: maxHeaderBytes, Drain: drain, Log: log,
+		WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeaderBytes, Drain: drain, Log: log,
 	})
 }

@@ -22,7 +22,7 @@ func (s *suite) testStrangers(t *testing.T) {
 	for _, n := range s.nodes {
 		ip := s.nodeIP(t, n)
 		addresses = append(addresses, `"`+ip+`"`)
-		want[ip+":28500"] = "closed"
+		want[ip+":28500"], want[ip+":28503"] = "closed", "closed"
 		want["https://"+ip+":28501"+blob] = "refused" // It has no certificate of the cluster key.
 		want["http://"+ip+":28501"+blob] = "400 Bad Request"
 	}

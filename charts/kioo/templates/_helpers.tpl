@@ -81,6 +81,7 @@ seLinuxOptions:
   "dataDir" .Values.dataDir
   "mirror" (dict "listen" (list (printf "127.0.0.1:%v" .Values.ports.mirror)))
   "metrics" (dict "listen" (printf "%s:%v" .Values.metrics.address .Values.ports.metrics))
+  "health" (dict "listen" (printf "127.0.0.1:%v" .Values.ports.health))
   "containerd" (dict "address" $node.socket "contentDir" $node.contentDir "certsDir" $node.certsDir "configFile" $node.configFile "registries" .Values.containerd.registries)
   "peers" (dict "keyFiles" $keys)
   "discovery" (dict "bootstrap" $bootstrap)
