@@ -82,7 +82,7 @@ func (a *Access) validate(v *validation) {
 	within(v, "access.openFor", a.OpenFor, s, 7*24*h)
 	within(v, "access.offlineFor", a.OfflineFor, 0, 30*24*h)
 	for i, host := range a.Realms {
-		a.Realms[i] = strings.ToLower(host)
+		a.Realms[i] = strings.ToLower(strings.TrimSuffix(host, "."))
 		if wrong := checkName(host); wrong != "" {
 			v.add(fmt.Sprintf("access.realms[%d]", i), "%s", wrong)
 		}

@@ -89,9 +89,9 @@ func TestValid(t *testing.T) {
 		"no metrics, no default": {"metrics: {listen: ''}\nmirror: {defaultRegistry: '', pathPrefix: /a/b}\n", func(c *Config) {
 			c.Metrics.Listen, c.Mirror.DefaultRegistry, c.Mirror.PathPrefix = "", "", "/a/b"
 		}},
-		"names become normal": {"mirror: {defaultRegistry: Index.Docker.IO}\nregistries: [{match: 'Quay.IO:443'}]\n", func(c *Config) {
+		"names become normal": {"mirror: {defaultRegistry: Index.Docker.IO}\nregistries: [{match: 'Quay.IO:0443'}]\n", func(c *Config) {
 			r := DefaultRegistry()
-			r.Match = "quay.io:443"
+			r.Match = "quay.io"
 			c.Registries = []Registry{r}
 		}},
 		"quantities": {"cache: {maxBytes: 1.5Gi, maxBlobs: 0x10}\n", func(c *Config) {

@@ -159,7 +159,7 @@ func (s Server) Rewrite(repo reference.Repository) (string, error) {
 	path := strings.NewReplacer(
 		config.RegistryVariable, registry, config.RepositoryVariable, repo.Path, config.RestVariable, rest,
 	).Replace(s.Repository)
-	if _, err := reference.NewRepository("", path); err != nil {
+	if err := reference.CheckPath(path); err != nil {
 		return "", fmt.Errorf("%s becomes %q by %q: %w", repo, path, s.Repository, err)
 	}
 	return path, nil

@@ -134,11 +134,7 @@ func (r Resolver) endpoint(segments []string, registry string) (Request, error) 
 
 func (r Resolver) repository(components []string, registry string) (Repository, error) {
 	if registry == "" && len(components) > 1 && looksLikeHost(components[0]) {
-		host, err := ParseRegistry(components[0])
-		if err != nil {
-			return Repository{}, err
-		}
-		registry, components = host, components[1:]
+		registry, components = components[0], components[1:]
 	}
 	if registry == "" {
 		registry = r.Default

@@ -232,7 +232,7 @@ func (t *tokenTransport) route(req *http.Request) (http.RoundTripper, error) {
 	switch {
 	case sameOrigin(req.URL, t.endpoint.url):
 		return t.endpoint.direct, nil
-	case carriesSecret(req), slices.Contains(t.realms, strings.ToLower(req.URL.Hostname())):
+	case carriesSecret(req), slices.Contains(t.realms, strings.ToLower(strings.TrimSuffix(req.URL.Hostname(), "."))):
 		return t.endpoint.away, nil
 	case sameHost(req.URL, t.endpoint.url):
 		if _, err := netip.ParseAddr(req.URL.Hostname()); err == nil || reference.IsLoopback(req.URL.Host) {

@@ -59,7 +59,7 @@ func TestNamesThatAreAddresses(t *testing.T) {
 	cfg.Timeouts.Connect = time.Minute // A refusal must not be a timeout.
 	c := client(t, cfg)
 	for _, host := range []string{
-		"169.254.169.254", "169.254.169.254:80", "[fe80::1]:80", "0.0.0.0:" + port, "[::]:" + port, "[::ffff:127.0.0.1]:" + port,
+		"169.254.169.254", "169.254.169.254:80", "[fe80::1]:80", "0.0.0.0:" + port, "[::]:" + port, "127.1:" + port, "2130706433:" + port,
 		"[::ffff:169.254.169.254]:80", "224.0.0.1", "255.255.255.255", "[fd00:ec2::254]", "[64:ff9b::a9fe:a9fe]:80",
 	} {
 		name, err := reference.ParseRegistry(host)
@@ -69,7 +69,7 @@ func TestNamesThatAreAddresses(t *testing.T) {
 		began := time.Now()
 		ref := reference.Reference{Repository: reference.Repository{Registry: name, Path: "latest/meta-data"}, Tag: "x"}
 		_, err = c.Manifest(t.Context(), ref, Origin{})
-		if !errors.Is(err, ErrUnavailable) || host != "[::ffff:127.0.0.1]:"+port && !errors.Is(err, reach.ErrRefused) {
+		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, reach.ErrRefused) {
 			t.Errorf("%s: %v", host, err)
 		}
 		if time.Since(began) > 5*time.Second {
@@ -79,7 +79,7 @@ func TestNamesThatAreAddresses(t *testing.T) {
 			t.Errorf("%s: the error says what there is: %v", host, err)
 		}
 	}
-	if n := touched.Load(); n > 1 { // The disguise of loopback is taken off by the name, which says what it is.
+	if n := touched.Load(); n > 0 {
 		t.Errorf("this machine was asked %d times", n)
 	}
 }
