@@ -110,6 +110,11 @@ chart: ## Write what comes of the chart: its README and deploy/
 	@GOBIN=$(CURDIR)/bin go install helm.sh/helm/v3/cmd/helm@v3.19.4
 	@hack/deploy.sh $(CURDIR)/bin/helm deploy
 
+.PHONY: chart-digest
+chart-digest: ## Name the image in the chart by DIGEST, for a release; empty goes back to the tag
+	@hack/chart-digest.sh '$(DIGEST)'
+	@$(MAKE) chart
+
 .PHONY: clean
 clean: ## Remove what was built, and the data of make run
 	@rm -rf bin .kioo

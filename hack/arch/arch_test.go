@@ -228,6 +228,41 @@ func isHTTPAbort(call *ast.CallExpr) bool {
 	return ok && selector.Sel.Name == "ErrAbortHandler"
 }
 
+// TestNamesAreParsed keeps repositories from being put together out of strings that nobody brought into their one form:
+// every rule compares names. Code makes them with reference.NewRepository, reference.Parse or a Resolver.
+func TestNamesAreParsed(t *testing.T) {
+	for _, f := range files(t) {
+		if f.test || f.dir == "pkg/reference" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CompositeLit:
+				if len(n.Elts) > 0 && isNamed(n.Type, "reference", "Repository") {
+					t.Errorf("%s: a repository is put together by hand; use reference.NewRepository", f.line(n.Pos()))
+				}
+			case *ast.AssignStmt:
+				for _, left := range n.Lhs {
+					if to, ok := left.(*ast.SelectorExpr); ok && to.Sel.Name == "Registry" {
+						t.Errorf("%s: a registry is set by hand; use reference.NewRepository", f.line(n.Pos()))
+					}
+				}
+			}
+			return true
+		})
+	}
+}
+
+// isNamed tells whether an expression is a name of a package.
+func isNamed(e ast.Expr, pkg, name string) bool {
+	selector, ok := e.(*ast.SelectorExpr)
+	if !ok || selector.Sel.Name != name {
+		return false
+	}
+	ident, ok := selector.X.(*ast.Ident)
+	return ok && ident.Name == pkg
+}
+
 func TestLengths(t *testing.T) {
 	for _, f := range files(t) {
 		if f.lines > maxFileLines {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kioo-dev/kioo/hack/kiootest"
 	"github.com/kioo-dev/kioo/hack/registrytest"
+	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/daemon"
 )
 
@@ -48,6 +49,12 @@ type node struct {
 // newNode runs both, with an image that has been pulled by nobody.
 func newNode(t *testing.T, cfg registrytest.Config) *node {
 	t.Helper()
+	return newNodeWith(t, cfg, func(*config.Config) {})
+}
+
+// newNodeWith does so with a configuration that is adjusted.
+func newNodeWith(t *testing.T, cfg registrytest.Config, adjust func(*config.Config)) *node {
+	t.Helper()
 	up := registrytest.New(t, cfg)
 	n := &node{upstream: up, image: pushFixture(t, up)}
 	kioo := kiootest.Config(t.TempDir(), map[string]string{registryName: up.URL()})
@@ -58,6 +65,7 @@ func newNode(t *testing.T, cfg registrytest.Config) *node {
 		}
 		kioo.Credentials.DockerConfig = file
 	}
+	adjust(kioo)
 	d, err := daemon.New(daemon.Config{Config: kioo, Log: logger(t), Version: "test"})
 	if err != nil {
 		t.Fatal(err)

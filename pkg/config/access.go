@@ -29,6 +29,12 @@ type Access struct {
 	Mode string `yaml:"mode"`
 	// Rules say for which repositories another mode counts. The first that matches wins. Default: none.
 	Rules []AccessRule `yaml:"rules"`
+	// RelayPathForm are patterns of repositories, as in rules, whose challenges are passed on to clients that say the
+	// registry in the path, or not at all, and for which these clients' credentials are passed on to upstream. Such
+	// clients have one password for all registries, and the first that asks gets it: name the one that it is for. All
+	// others are answered 403 to them where upstream wants credentials. Clients that say the registry by ns, as
+	// containerd does, need nothing of this. Default: none.
+	RelayPathForm []string `yaml:"relayPathForm"`
 	// AcceptedFor is how long upstream's yes to a client's credentials counts for a repository. Longer spares requests;
 	// shorter sees sooner that somebody may read no more. Default: 5m.
 	AcceptedFor time.Duration `yaml:"acceptedFor"`
@@ -77,12 +83,21 @@ func (a *Access) validate(v *validation) {
 		}
 		mode(field+".mode", r.Mode)
 	}
+	for i, match := range a.RelayPathForm {
+		p, err := pattern.Parse(match)
+		if err != nil {
+			v.add(fmt.Sprintf("access.relayPathForm[%d]", i), "%v", err)
+			continue
+		}
+		a.RelayPathForm[i] = p.String()
+	}
+	v.unique("access.relayPathForm", a.RelayPathForm)
 	within(v, "access.acceptedFor", a.AcceptedFor, s, h)
 	within(v, "access.refusedFor", a.RefusedFor, s, h)
 	within(v, "access.openFor", a.OpenFor, s, 7*24*h)
 	within(v, "access.offlineFor", a.OfflineFor, 0, 30*24*h)
 	for i, host := range a.Realms {
-		a.Realms[i] = strings.ToLower(host)
+		a.Realms[i] = strings.ToLower(strings.TrimSuffix(host, "."))
 		if wrong := checkName(host); wrong != "" {
 			v.add(fmt.Sprintf("access.realms[%d]", i), "%s", wrong)
 		}

@@ -167,9 +167,10 @@ type Upstream struct {
 	// RetryWithin is the time after which no further attempt begins. Default: 15s.
 	RetryWithin time.Duration `yaml:"retryWithin"`
 	// Networks are those in which redirects and token services of registries are asked whatever their addresses, as
-	// 10.0.0.0/8. Others may lead only to addresses as public as the registry's own, and never to link-local ones, so
-	// that no registry can make this node call inside its network. Storage behind a private endpoint of a cloud may
-	// need this. Default: none.
+	// 10.0.0.0/8. Others may lead only to addresses as public as the registry's own, so that no registry can make this
+	// node call inside its network. Storage behind a private endpoint of a cloud may need this. Link-local addresses,
+	// and those that clouds have for themselves, count only where they are written by themselves, as 169.254.7.7/32.
+	// Default: none.
 	Networks []string `yaml:"networks"`
 }
 

@@ -96,9 +96,9 @@ func TestValid(t *testing.T) {
 		"no health, and a socket beside the file": {"health: {listen: ''}\ncontrol: {socket: c.sock}\n", func(c *Config) {
 			c.Health.Listen, c.Control.Socket = "", "/etc/kioo/c.sock"
 		}},
-		"names become normal": {"mirror: {defaultRegistry: Index.Docker.IO}\nregistries: [{match: 'Quay.IO:443'}]\n", func(c *Config) {
+		"names become normal": {"mirror: {defaultRegistry: Index.Docker.IO}\nregistries: [{match: 'Quay.IO:0443'}]\n", func(c *Config) {
 			r := DefaultRegistry()
-			r.Match = "quay.io:443"
+			r.Match = "quay.io"
 			c.Registries = []Registry{r}
 		}},
 		"quantities": {"cache: {maxBytes: 1.5Gi, maxBlobs: 0x10}\n", func(c *Config) {

@@ -156,6 +156,7 @@ func TestRoundTrip(t *testing.T) {
 		Access: Access{
 			Mode: AccessRelay, Rules: []AccessRule{{Match: "quay.io/org/*", Mode: AccessOwn}},
 			AcceptedFor: 13e9, RefusedFor: 14e9, OpenFor: 15e9, OfflineFor: 16e9, Realms: []string{"auth.example.com"},
+			RelayPathForm: []string{"quay.io/org/*"},
 		},
 		Upstream: Upstream{
 			ConnectTimeout: 1e9, FirstByteTimeout: 2e9, ProgressTimeout: 3e9, QueueTimeout: 11e9, Attempts: 2,

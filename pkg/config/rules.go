@@ -133,7 +133,8 @@ type ForeignLayers struct {
 	// AllowHTTP permits urls without TLS. What they give is verified against its digest all the same. Default: false.
 	AllowHTTP bool `yaml:"allowHTTP"`
 	// Networks are those in which hosts may be though their addresses are private, as 10.1.0.0/16. All other private,
-	// link-local and special addresses are refused, whatever name they have. Default: none.
+	// link-local and special addresses are refused, whatever name they have; clouds' own also where a wider network has
+	// them. Default: none.
 	Networks []string `yaml:"networks"`
 	// Share gives layers whose media type says that they may not be distributed to other members. Ask those who know
 	// the licence. Default: false.

@@ -64,7 +64,7 @@ func (c *Config) validateContainerd(v *validation) {
 			v.add(field, "is %s: leave the list empty for all registries", quote(host))
 			continue
 		}
-		normal, err := reference.ParseRegistry(host)
+		normal, err := reference.AsWritten(host)
 		if err != nil {
 			v.add(field, "%v", err)
 			continue

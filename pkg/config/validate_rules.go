@@ -67,7 +67,7 @@ func (e *Endpoint) validate(v *validation, field, match string) {
 		v.add(field+".url", "is %s, and a connection without TLS has no use for caFile and clientCertFile", quote(e.URL))
 	}
 	sample := strings.NewReplacer(RegistryVariable, "registry.example.com", RepositoryVariable, "a/b", RestVariable, "b").Replace(e.Repository)
-	if _, err := reference.NewRepository("", sample); err != nil || e.Repository == "" {
+	if err := reference.CheckPath(sample); err != nil || e.Repository == "" {
 		v.add(field+".repository", "is %s, expected what becomes a repository's name, such as %s", quote(e.Repository), quote("hub/"+RepositoryVariable))
 	}
 	switch {
@@ -118,7 +118,7 @@ func parseURL(raw string) (u *url.URL, wrong string) {
 	case u.User != nil:
 		return nil, "has a user name or password: put them into a file"
 	}
-	if _, err := reference.ParseRegistry(u.Host); err != nil {
+	if _, err := reference.URLHost(u); err != nil {
 		return nil, "has the host " + quote(u.Host) + ", expected a host with an optional port"
 	}
 	return u, ""

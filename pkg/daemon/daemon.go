@@ -239,11 +239,11 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 	handler := registry.New(registry.Config{
 		Resolver:  reference.Resolver{Default: d.cfg.Mirror.DefaultRegistry, Prefix: d.cfg.Mirror.PathPrefix},
 		Backend:   d.mirror,
-		Pseudonym: pseudonym,
-		MaxHops:   d.cfg.Mirror.MaxHops,
-		Names:     &httpserver.Names{Field: "mirror.hosts", More: d.cfg.Mirror.Hosts},
-		Pulled:    pulled(d.events),
-		Log:       d.log.WithName("registry"), Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "node"}, d.metrics),
+		Pseudonym: pseudonym, RelayPathForm: d.policy.RelaysPathForm,
+		MaxHops: d.cfg.Mirror.MaxHops,
+		Names:   &httpserver.Names{Field: "mirror.hosts", More: d.cfg.Mirror.Hosts},
+		Pulled:  pulled(d.events),
+		Log:     d.log.WithName("registry"), Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "node"}, d.metrics),
 	})
 	d.openControl()
 	if d.fleet != nil {

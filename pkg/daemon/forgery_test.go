@@ -35,7 +35,7 @@ registries:
   - {match: "*/second/*", endpoints: [{url: "http://{registry}/v1", repository: "x/{repository}"}, {url: "http://{registry}"}]}
 `))
 	for _, path := range []string{"plain/app", "second/app"} {
-		for _, host := range []string{"0.0.0.0", "[::]", "169.254.169.254", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"} {
+		for _, host := range []string{"0.0.0.0", "[::]", "169.254.169.254", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "168.63.129.16", "[fd00:ec2::23]", "192.0.0.192", "100.100.100.200", "127.1"} {
 			name := fmt.Sprintf("%s:%s", host, port)
 			code, body := get(t, "http://"+d.Addrs()[0].String()+"/v2/"+path+"/manifests/v1?ns="+name)
 			if code < 400 || !strings.Contains(body, "upstream.networks") && !strings.Contains(body, "NAME_INVALID") {

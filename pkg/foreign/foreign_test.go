@@ -144,6 +144,7 @@ func TestForgery(t *testing.T) {
 		inside.URL, "http://localhost:" + port, "http://0.0.0.0:" + port, "http://[::]:" + port, "http://[::ffff:127.0.0.1]:" + port,
 		"http://[::1]:" + port, "http://127.1:" + port, "http://2130706433:" + port, "http://0x7f.1:" + port, "http://169.254.169.254/latest/meta-data/",
 		"http://metadata.google.internal/", "http://10.0.0.1/", "http://[fd00:ec2::254]/", "http://[fe80::1%25eth0]/", "http://[64:ff9b::7f00:1]:" + port,
+		"http://168.63.129.16/machine", "http://[fd00:ec2::23]/v1/credentials", "http://192.0.0.192/latest", "http://[::ffff:168.63.129.16]:32526/", "http://[64:ff9b::a83f:8110]/",
 		"http://user:pw@127.0.0.1:" + port, "file:///etc/passwd", "gopher://127.0.0.1:" + port, "http:127.0.0.1", "http:///x", "//127.0.0.1:" + port,
 	} {
 		if got, err := open(t, rules(t, false, everything...), data, 0, -1, target); err == nil {

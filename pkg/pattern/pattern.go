@@ -8,6 +8,7 @@ package pattern
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,10 +27,19 @@ var (
 // Pattern tells repositories, or tags of repositories, from others. The zero value matches nothing. It is immutable.
 type Pattern struct {
 	host, path, tag string
+	hub             bool // The host fits one of Docker Hub's names: who denies "*.docker.io" means Docker Hub.
 }
 
 // Any matches every repository.
-func Any() Pattern { return Pattern{host: "*", path: "*"} }
+func Any() Pattern { return Pattern{host: "*", path: "*", hub: true} }
+
+func ofHost(host, path string) Pattern {
+	hub := slices.ContainsFunc(reference.NamesOf(reference.DockerHub), func(name string) bool {
+		_, ok := match(host, name)
+		return ok
+	})
+	return Pattern{host: host, path: path, hub: hub}
+}
 
 // Parse reads a pattern of repositories: "quay.io" is all of a registry's, "quay.io/org/*" some of them, "*" all.
 func Parse(s string) (Pattern, error) {
@@ -40,30 +50,44 @@ func Parse(s string) (Pattern, error) {
 	case len(s) > maxLength || !hostGrammar.MatchString(host) || below && !pathGrammar.MatchString(path):
 		return Pattern{}, fmt.Errorf(`is %s, expected a registry and perhaps a repository, with * for any characters, as "quay.io/org/*"`, quote(s))
 	}
-	if !strings.Contains(host, "*") {
-		normal, err := reference.ParseRegistry(host)
-		if err != nil {
-			return Pattern{}, err
-		}
-		if !strings.ContainsAny(normal, ".:") && normal != "localhost" {
-			return Pattern{}, fmt.Errorf("is %s, but no image can name a registry %s: begin with one, such as docker.io/library", quote(s), quote(host))
-		}
-		host = normal
+	host, err := parseHost(s, host)
+	if err != nil {
+		return Pattern{}, err
 	}
-	host = strings.ToLower(host)
 	if !below {
-		return Pattern{host: host, path: "*"}, nil
+		return ofHost(host, "*"), nil
 	}
 	if !strings.Contains(path, "*") {
-		repo, err := reference.NewRepository(host, path)
-		if err != nil {
+		if err := reference.CheckPath(path); err != nil {
 			return Pattern{}, err
 		}
-		if repo.Path != path {
-			return Pattern{}, fmt.Errorf("is %s, which no repository's whole name is: write %s", quote(s), quote(host+"/"+repo.Path))
+		if host == reference.DockerHub && !strings.Contains(path, "/") {
+			return Pattern{}, fmt.Errorf("is %s, which no repository's whole name is: write %s", quote(s), quote(host+"/library/"+path))
 		}
 	}
-	return Pattern{host: host, path: path}, nil
+	return ofHost(host, path), nil
+}
+
+// parseHost reads the registry of the pattern s. It is brought into the form that names have, so that no rule is passed
+// by with another spelling; and what no name can have any more is refused, so that no rule holds for nothing.
+func parseHost(s, host string) (string, error) {
+	if strings.Contains(host, "*") {
+		if strings.HasSuffix(host, ":443") {
+			return "", fmt.Errorf("is %s, but https' own port is no part of a registry's name: leave it out", quote(s))
+		}
+		if strings.HasSuffix(host, ".") {
+			return "", fmt.Errorf("is %s, but registries' names have no dot at their end: leave it out", quote(s))
+		}
+		return strings.ToLower(host), nil
+	}
+	name, err := reference.ParseRegistry(host)
+	if err != nil {
+		return "", err
+	}
+	if !strings.ContainsAny(name, ".:") && name != "localhost" {
+		return "", fmt.Errorf("is %s, but no image can name a registry %s: begin with one, such as docker.io/library", quote(s), quote(host))
+	}
+	return name, nil
 }
 
 // ParseTag reads a pattern of tags: one of repositories, a colon and one of tag names, as "*:latest".
@@ -107,7 +131,7 @@ func (p Pattern) String() string {
 // Repository tells whether a repository matches, whatever the tag, and what the last * of the repository's part stands
 // for; without one that is the whole path.
 func (p Pattern) Repository(repo reference.Repository) (rest string, ok bool) {
-	if _, ok := match(p.host, repo.Registry); !ok {
+	if !p.fits(repo.Registry) {
 		return "", false
 	}
 	if !strings.Contains(p.path, "*") {
@@ -118,8 +142,16 @@ func (p Pattern) Repository(repo reference.Repository) (rest string, ok bool) {
 
 // Registry tells whether all repositories of a registry match.
 func (p Pattern) Registry(host string) bool {
-	_, ok := match(p.host, host)
-	return ok && strings.Trim(p.path, "*") == "" && p.path != ""
+	return p.fits(host) && strings.Trim(p.path, "*") == "" && p.path != ""
+}
+
+// fits tells whether the registry's part fits a registry, by any of its names.
+func (p Pattern) fits(registry string) bool {
+	if registry == reference.DockerHub {
+		return p.hub
+	}
+	_, ok := match(p.host, registry)
+	return ok
 }
 
 // Tag tells whether a tag of a repository matches.

@@ -16,7 +16,7 @@ func TestRepository(t *testing.T) {
 	}{
 		{"quay.io", "quay.io", "org/app", true, "org/app"},
 		{"Quay.IO", "quay.io", "org/app", true, "org/app"},
-		{"quay.io", "quay.io:443", "org/app", false, ""},
+		{"quay.io", "quay.io:5443", "org/app", false, ""},
 		{"quay.io/org/*", "quay.io", "org/team/app", true, "team/app"},
 		{"quay.io/org/*", "quay.io", "organ/app", false, ""},
 		{"quay.io/*/app", "quay.io", "a/b/app", true, "a/b"},
@@ -46,6 +46,46 @@ func TestRepository(t *testing.T) {
 	}
 	if _, ok := (Pattern{}).Repository(reference.Repository{}); ok {
 		t.Error("the zero pattern matches")
+	}
+}
+
+// However a rule or a request spells a registry, the rule holds.
+func TestSpellings(t *testing.T) {
+	for registry, spellings := range map[string][]string{
+		"registry.example.com": {"registry.example.com", "registry.example.com:443", "Registry.Example.com", "registry.example.com.", "registry.example.com:0443"},
+		"docker.io":            {"docker.io", "index.docker.io", "registry-1.docker.io", "docker.io:443", "registry-1.docker.io.", "registry.hub.docker.com"},
+		"[::1]:5000":           {"[::1]:5000", "[0:0::1]:05000"},
+		"10.0.0.1":             {"10.0.0.1", "[::ffff:10.0.0.1]:443"},
+	} {
+		for _, rule := range spellings {
+			for _, asked := range spellings {
+				repo, err := reference.NewRepository(asked, "org/app")
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, suffix := range []string{"", "/*", "/org/*", "/org/app"} {
+					if p, err := Parse(rule + suffix); err != nil {
+						t.Errorf("%s: %v", rule+suffix, err)
+					} else if _, ok := p.Repository(repo); !ok || p.Registry(repo.Registry) != (suffix == "" || suffix == "/*") {
+						t.Errorf("%s does not hold for %s, which is %s", rule+suffix, asked, registry)
+					}
+				}
+				if p, err := ParseTag(rule + "/org/*:v*"); err != nil || !p.Tag(reference.Reference{Repository: repo, Tag: "v1"}) {
+					t.Errorf("%s:v* does not hold for %s: %v", rule, asked, err)
+				}
+			}
+		}
+	}
+	hub, err := reference.NewRepository("registry-1.docker.io", "org/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{"*.docker.io": true, "registry-*": true, "*hub.docker.com": true, "*.docker.io/other/*": false, "*.docker.com.*": false} {
+		if p, err := Parse(text); err != nil {
+			t.Error(err)
+		} else if _, ok := p.Repository(hub); ok != want {
+			t.Errorf("%s for Docker Hub: %t", text, ok)
+		}
 	}
 }
 
@@ -86,7 +126,7 @@ func TestTag(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for _, s := range []string{"", "nginx", "library/nginx", "docker.io/nginx", "Quay.io/Org", "https://quay.io", "quay.io/", "quay.io//a", "quay.io/a b", "quay.io/../a",
-		"quay.io:0", strings.Repeat("a", maxLength+1)} {
+		"quay.io:0", "*.example.com:443", "*:443", "*.example.com.", "127.1", strings.Repeat("a", maxLength+1)} {
 		if p, err := Parse(s); err == nil {
 			t.Errorf("Parse(%q) = %v", s, p)
 		}
@@ -127,6 +167,9 @@ func FuzzPattern(f *testing.F) {
 		simple := func(pattern, text string) bool {
 			re := strings.ReplaceAll(regexp.QuoteMeta(pattern), `\*`, `(?s:.*)`)
 			return regexp.MustCompile(`^(?:` + re + `)$`).MatchString(text)
+		}
+		if name, err := reference.ParseRegistry(registry); err != nil || name != registry || name == reference.DockerHub {
+			return // What nobody is asked about, and what goes by several names.
 		}
 		want := tag != "" && simple(p.host, registry) && simple(p.path, path) && simple(p.tag, tag)
 		ref := reference.Reference{Repository: reference.Repository{Registry: registry, Path: path}, Tag: tag}

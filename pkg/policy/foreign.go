@@ -10,6 +10,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/reach"
+	"github.com/kioo-dev/kioo/pkg/reference"
 )
 
 func newForeign(cfg config.ForeignLayers) Foreign {
@@ -26,19 +27,13 @@ func (f Foreign) Redirects() bool { return f.action == config.ForeignRedirect }
 // Check says why a foreign layer's url may not be used, if it may not. What its host resolves to is checked when it is
 // dialled, by Address.
 func (f Foreign) Check(u *url.URL) error {
-	host := u.Hostname()
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	if port := u.Port(); port != "" && port != map[string]string{"https": "443", "http": "80"}[u.Scheme] {
-		host += ":" + port
-	}
+	host, wrong := reference.URLHost(u)
 	switch {
 	case f.action == config.ForeignRefuse:
 		return errors.New("foreignLayers.action is refuse")
 	case !slices.Contains(f.schemes, u.Scheme):
 		return fmt.Errorf("scheme %q is not one of %s", u.Scheme, strings.Join(f.schemes, ", "))
-	case u.User != nil || u.Opaque != "":
+	case u.User != nil || u.Opaque != "" || wrong != nil:
 		return errors.New("url has a user name or no host")
 	case !f.hosts.Match(host):
 		return fmt.Errorf("host %q is not in foreignLayers.hosts", host)

@@ -22,6 +22,7 @@ type Policy struct {
 	routes  []route
 	tags    []tagRule
 	access  []accessRule
+	relayed []pattern.Pattern // To clients of the path form.
 	mode    string
 	bounds  config.CacheControl
 	foreign Foreign
@@ -60,6 +61,13 @@ func New(cfg *config.Config) (*Policy, error) {
 			return nil, fmt.Errorf("access.rules[%d].match %w", i, err)
 		}
 		p.access = append(p.access, accessRule{match, r.Mode})
+	}
+	for i, s := range cfg.Access.RelayPathForm {
+		match, err := pattern.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("access.relayPathForm[%d] %w", i, err)
+		}
+		p.relayed = append(p.relayed, match)
 	}
 	own := len(cfg.Tags.Rules)
 	for i, r := range append(cfg.Tags.Rules[:own:own], config.DefaultTagRules()...) {
@@ -159,7 +167,7 @@ func (s Server) Rewrite(repo reference.Repository) (string, error) {
 	path := strings.NewReplacer(
 		config.RegistryVariable, registry, config.RepositoryVariable, repo.Path, config.RestVariable, rest,
 	).Replace(s.Repository)
-	if _, err := reference.NewRepository("", path); err != nil {
+	if err := reference.CheckPath(path); err != nil {
 		return "", fmt.Errorf("%s becomes %q by %q: %w", repo, path, s.Repository, err)
 	}
 	return path, nil
@@ -252,6 +260,16 @@ func (p *Policy) Access(repo reference.Repository) string {
 		return config.AccessOwn
 	}
 	return mode
+}
+
+// RelaysPathForm tells whether clients that can't tell registries apart may be asked for a repository's credentials.
+func (p *Policy) RelaysPathForm(repo reference.Repository) bool {
+	for _, match := range p.relayed {
+		if _, ok := match.Repository(repo); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // Bounded brings what a registry said of how long its answer counts within bounds; negative if it does not matter.

@@ -128,6 +128,20 @@ func TestRewrite(t *testing.T) {
 	}
 }
 
+func TestRelaysPathForm(t *testing.T) {
+	p := parse(t, "access: {relayPathForm: ['registry.example.com:443', 'quay.io/org/*']}\n")
+	for name, want := range map[string]bool{
+		"registry.example.com/a": true, "registry.example.com:5000/a": false, "quay.io/org/a": true, "quay.io/a": false, "docker.io/library/a": false,
+	} {
+		if p.RelaysPathForm(repo(t, name)) != want {
+			t.Errorf("%s: %t", name, !want)
+		}
+	}
+	if none := parse(t, "registries: []\n"); none.RelaysPathForm(repo(t, "quay.io/a")) {
+		t.Error("it relays by default")
+	}
+}
+
 // FuzzRewrite checks that whatever a template makes of a repository is a name, and so never leads out of /v2/.
 func FuzzRewrite(f *testing.F) {
 	f.Add("quay.io/*", "mirror/{*}", "quay.io", "org/app")

@@ -8,7 +8,7 @@ import (
 // Server is the host that answers for a registry: its name, but for Docker Hub's.
 func Server(registry string) string {
 	if registry == DockerHub {
-		return "registry-1.docker.io"
+		return hubServer
 	}
 	return registry
 }

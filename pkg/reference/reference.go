@@ -32,14 +32,14 @@ const (
 )
 
 var (
-	registryGrammar  = regexp.MustCompile(`^` + dref.DomainRegexp.String() + `$`)
 	componentGrammar = regexp.MustCompile(`^[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*$`)
 	tagGrammar       = regexp.MustCompile(`^` + dref.TagRegexp.String() + `$`)
 )
 
-// Repository is a repository of one registry. The zero value names nothing.
+// Repository is a repository of one registry. Only NewRepository, Parse and Resolver make it: hack/arch holds all other
+// code to that. The zero value names nothing.
 type Repository struct {
-	// Registry is the registry's host with its port, if it has one, in lower case: "quay.io", "localhost:5000".
+	// Registry is the registry's one name, as ParseRegistry gives it: "quay.io", "localhost:5000".
 	Registry string
 	// Path is the repository's name inside the registry: "library/nginx".
 	Path string
@@ -103,42 +103,37 @@ func invalid(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// ParseRegistry checks and normalises a registry host with an optional port. Docker Hub's other name becomes
-// docker.io, as in every reference that users write.
-func ParseRegistry(host string) (string, error) {
-	if len(host) > maxNameLength || !plainHost(host) && !registryGrammar.MatchString(host) {
-		return "", invalid(CodeNameInvalid, "registry %s is not a host with an optional port", quote(host))
-	}
-	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
-		if port, err := strconv.ParseUint(host[i+1:], 10, 16); err != nil || port == 0 {
-			return "", invalid(CodeNameInvalid, "registry %s has a port that is not between 1 and 65535", quote(host))
-		}
-	}
-	host = strings.ToLower(host)
-	if host == "index.docker.io" {
-		return DockerHub, nil
-	}
-	return host, nil
-}
-
-// NewRepository checks a repository path and joins it to a registry that ParseRegistry gave.
+// NewRepository joins a repository's path to its registry, both checked and in their one form. There is no other way
+// to make a Repository of names that came from outside.
 func NewRepository(registry, path string) (Repository, error) {
-	if len(path) > maxNameLength {
-		return Repository{}, invalid(CodeNameInvalid, "repository name of %d characters is longer than %d", len(path), maxNameLength)
+	registry, err := ParseRegistry(registry)
+	if err != nil {
+		return Repository{}, err
 	}
-	components := strings.Split(path, "/")
-	if len(components) > maxComponents {
-		return Repository{}, invalid(CodeNameInvalid, "repository name nests %d deep, more than %d", len(components), maxComponents)
+	if err := CheckPath(path); err != nil {
+		return Repository{}, err
 	}
-	for _, c := range components {
-		if !plainWord(c) && !componentGrammar.MatchString(c) {
-			return Repository{}, invalid(CodeNameInvalid, "repository name %s: component %s breaks the grammar of names", quote(path), quote(c))
-		}
-	}
-	if registry == DockerHub && len(components) == 1 {
+	if registry == DockerHub && !strings.Contains(path, "/") {
 		path = "library/" + path
 	}
 	return Repository{Registry: registry, Path: path}, nil
+}
+
+// CheckPath says what is wrong with a repository's name inside of its registry.
+func CheckPath(path string) error {
+	if len(path) > maxNameLength {
+		return invalid(CodeNameInvalid, "repository name of %d characters is longer than %d", len(path), maxNameLength)
+	}
+	components := strings.Split(path, "/")
+	if len(components) > maxComponents {
+		return invalid(CodeNameInvalid, "repository name nests %d deep, more than %d", len(components), maxComponents)
+	}
+	for _, c := range components {
+		if !plainWord(c) && !componentGrammar.MatchString(c) {
+			return invalid(CodeNameInvalid, "repository name %s: component %s breaks the grammar of names", quote(path), quote(c))
+		}
+	}
+	return nil
 }
 
 // ParseDigest checks a digest: sha256 or sha512, as the image specification registers them.
@@ -167,11 +162,7 @@ func Parse(s string) (Reference, error) {
 	if err != nil {
 		return Reference{}, invalid(CodeNameInvalid, "reference %s: %v", quote(s), err)
 	}
-	registry, err := ParseRegistry(dref.Domain(named))
-	if err != nil {
-		return Reference{}, err
-	}
-	repo, err := NewRepository(registry, dref.Path(named))
+	repo, err := NewRepository(dref.Domain(named), dref.Path(named))
 	if err != nil {
 		return Reference{}, err
 	}

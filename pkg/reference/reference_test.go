@@ -55,6 +55,9 @@ func TestResolve(t *testing.T) {
 		if err != nil || got.Kind != test.kind || got.String() != test.want {
 			t.Errorf("%s: %v %s, %v; want %v %s", test.target, got.Kind, got, err, test.kind, test.want)
 		}
+		if got.ByQuery != strings.Contains(test.target, "?ns=") {
+			t.Errorf("%s: by query: %t", test.target, got.ByQuery)
+		}
 		if test.kind != KindManifest || err != nil || got.Registry == "registry" {
 			continue // What users write can't name a registry without a dot or a port.
 		}
@@ -115,7 +118,7 @@ func FuzzResolve(f *testing.F) {
 			Path:     "/v2/" + got.Path + "/manifests/" + got.Object(),
 			RawQuery: url.Values{"ns": {got.Registry}}.Encode(),
 		})
-		if err != nil || again != got {
+		if err != nil || again.Kind != got.Kind || again.Reference != got.Reference || !again.ByQuery {
 			t.Fatalf("%q: %v, but with ns %v, %v", target, got, again, err)
 		}
 	})

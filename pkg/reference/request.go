@@ -26,6 +26,9 @@ type Request struct {
 	Kind Kind
 	// Reference is empty for KindBase but for the registry, which is empty too where the client did not say one.
 	Reference
+	// ByQuery says that the query said the registry. Then the client knows it apart from the mirror. One that has it in
+	// the path takes all registries for one, the mirror's host, and has one password for all of them.
+	ByQuery bool
 }
 
 // Resolver turns the URLs that clients ask for into requests. The registry comes from the first of these that says
@@ -49,13 +52,18 @@ func (r Resolver) Resolve(u *url.URL) (Request, error) {
 		return Request{}, err
 	}
 	if rest == "" || rest == "/" {
-		return Request{Kind: KindBase, Reference: Reference{Repository: Repository{Registry: registry}}}, nil
+		return Request{Kind: KindBase, Reference: Reference{Repository: Repository{Registry: registry}}, ByQuery: registry != ""}, nil
 	}
 	segments, err := unescape(strings.Split(rest[1:], "/"))
 	if err != nil {
 		return Request{}, err
 	}
-	return r.endpoint(segments, registry)
+	req, err := r.endpoint(segments, registry)
+	if err != nil {
+		return Request{}, err
+	}
+	req.ByQuery = registry != ""
+	return req, nil
 }
 
 // namespace gives the registry that ns names, empty if the query has no ns (distribution-spec pull request 66).
@@ -134,11 +142,7 @@ func (r Resolver) endpoint(segments []string, registry string) (Request, error) 
 
 func (r Resolver) repository(components []string, registry string) (Repository, error) {
 	if registry == "" && len(components) > 1 && looksLikeHost(components[0]) {
-		host, err := ParseRegistry(components[0])
-		if err != nil {
-			return Repository{}, err
-		}
-		registry, components = host, components[1:]
+		registry, components = components[0], components[1:]
 	}
 	if registry == "" {
 		registry = r.Default

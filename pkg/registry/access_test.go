@@ -12,6 +12,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/registry"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -112,6 +113,46 @@ func TestChallengeIsRelayed(t *testing.T) {
 	s.get(t, blob, "Authorization", "Bearer mallory").expectChallenge(t)
 	if headers := g.headers("org/app"); len(headers) != 1 {
 		t.Errorf("a new client costs %d questions, want one", len(headers))
+	}
+}
+
+// Clients that can't tell registries apart are asked only for what the configuration says is for a registry. What they
+// send all the same goes nowhere and counts for nothing, also where it is right.
+func TestPathFormIsNotAsked(t *testing.T) {
+	s := newStack(t, options{registry: func(cfg *registry.Config) { cfg.RelayPathForm = nil }})
+	layer := pattern(1000)
+	s.remote.putImage("public/app", "v1", layer)
+	d := s.remote.putImage("org/app", "v1", layer)
+	g := newGuard(s, map[string]string{"Bearer alice": "org/app"})
+	paths := []string{tagPath, "/v2/org/app/manifests/" + d.String(), blobPath("org/app", digest.FromBytes(layer)), "/v2/org/app/tags/list"}
+	ask := func() {
+		for _, path := range append(paths, "/v2/"+upstreamHost+tagPath[len("/v2"):]) {
+			for _, header := range []string{"", "Bearer alice", "Basic YTpi"} {
+				got := s.get(t, path, "Authorization", header)
+				if got.expectError(t, 403, "DENIED"); got.header.Get("WWW-Authenticate") != "" {
+					t.Errorf("%s: challenge %q", path, got.header.Get("WWW-Authenticate"))
+				}
+				s.do(t, http.MethodHead, path, "Authorization", header).expect(t, 403, "WWW-Authenticate", "-")
+			}
+		}
+	}
+	ask()
+	for _, header := range g.headers("org/app") {
+		if header != "" {
+			t.Errorf("upstream was sent %q", header)
+		}
+	}
+	for _, path := range paths[:3] { // With ns it is as ever, and then held.
+		s.get(t, path+"?ns="+upstreamHost).expectChallenge(t)
+		s.get(t, path+"?ns="+upstreamHost, "Authorization", "Bearer alice").expect(t, 200)
+	}
+	s.heldSoon(t, digest.FromBytes(layer))
+	ask()
+	s.get(t, "/v2/public/app/manifests/v1", "Authorization", "Bearer alice").expect(t, 200)
+	for _, header := range g.headers("public/app") {
+		if header != "" {
+			t.Errorf("upstream was sent %q", header)
+		}
 	}
 }
 

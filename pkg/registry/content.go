@@ -15,7 +15,7 @@ const octetStream = "application/octet-stream"
 
 // manifest answers end-3. Runtimes need Content-Type, Content-Length and Docker-Content-Digest on HEAD as well.
 func (h *Handler) manifest(w *response, req *http.Request, x *exchange) error {
-	a, err := h.cfg.Backend.Manifest(req.Context(), x.ref, origin(req))
+	a, err := h.cfg.Backend.Manifest(req.Context(), x.ref, origin(req, x))
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (h *Handler) manifest(w *response, req *http.Request, x *exchange) error {
 // blob answers end-2. Blobs have no media type of their own; manifests give it to them.
 func (h *Handler) blob(w *response, req *http.Request, x *exchange) error {
 	if req.Method == http.MethodHead {
-		desc, source, err := h.cfg.Backend.Stat(req.Context(), x.ref, origin(req))
+		desc, source, err := h.cfg.Backend.Stat(req.Context(), x.ref, origin(req, x))
 		if err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (h *Handler) blob(w *response, req *http.Request, x *exchange) error {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	a, err := h.cfg.Backend.Blob(req.Context(), x.ref, resumes(req), origin(req))
+	a, err := h.cfg.Backend.Blob(req.Context(), x.ref, resumes(req), origin(req, x))
 	if err != nil {
 		return err
 	}

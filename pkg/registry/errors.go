@@ -38,8 +38,9 @@ func refuse(status int, code reference.Code, format string, args ...any) *refusa
 
 // refused turns whatever went wrong before the first byte into an answer. All that the client could get elsewhere is
 // a 404: container runtimes then go to the next host at once, where other statuses make them retry here or wait. Where
-// upstream wants to know who asks, the client gets to hear that as upstream said it.
-func refused(kind reference.Kind, err error) *refusal {
+// upstream wants to know who asks, the client gets to hear that as upstream said it; but for one that would answer with
+// another registry's password. That one hears 403, for no credentials help.
+func refused(x *exchange, err error) *refusal {
 	var (
 		own       *refusal
 		name      *reference.Error
@@ -58,6 +59,9 @@ func refused(kind reference.Kind, err error) *refusal {
 		r := refuse(http.StatusTemporaryRedirect, codeBlobUnknown, "%v", err)
 		r.header = http.Header{"Location": {elsewhere.URL}}
 		return r
+	case errors.As(err, &denied) && len(denied.Challenge) > 0 && !x.relays:
+		return refuse(http.StatusForbidden, codeDenied, "%v, and clients that name it in the path are not asked, for they have one password for "+
+			"all registries: name it in the mirror's access.relayPathForm, or pull by ns", err)
 	case errors.As(err, &denied) && len(denied.Challenge) > 0:
 		r := refuse(http.StatusUnauthorized, codeUnauthorized, "%v", err)
 		r.header = http.Header{"Www-Authenticate": denied.Challenge}
@@ -68,7 +72,7 @@ func refused(kind reference.Kind, err error) *refusal {
 		return refuse(http.StatusNotFound, codeNameUnknown, "%v", err)
 	}
 	code := codeNameUnknown
-	switch kind {
+	switch x.kind {
 	case reference.KindBlob:
 		code = codeBlobUnknown
 	case reference.KindManifest:

@@ -23,7 +23,7 @@ func (h *Handler) tags(w *response, req *http.Request, x *exchange) error {
 		return err
 	}
 	name := strings.TrimSuffix(strings.TrimPrefix(req.URL.Path, h.cfg.Resolver.Prefix+"/v2/"), "/tags/list")
-	page, err := h.cfg.Backend.Tags(req.Context(), x.ref.Repository, n, query.Get("last"), origin(req))
+	page, err := h.cfg.Backend.Tags(req.Context(), x.ref.Repository, n, query.Get("last"), origin(req, x))
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func pageSize(query url.Values) (int, error) {
 // referrers answers end-12, filtered here where upstream does not filter.
 func (h *Handler) referrers(w *response, req *http.Request, x *exchange) error {
 	artifactType := req.URL.Query().Get("artifactType")
-	index, err := h.cfg.Backend.Referrers(req.Context(), x.ref, artifactType, origin(req))
+	index, err := h.cfg.Backend.Referrers(req.Context(), x.ref, artifactType, origin(req, x))
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,9 @@ type Config struct {
 	Names *httpserver.Names
 	// MaxHops is how many proxies a request may have come through, by its Via header.
 	MaxHops int
+	// RelayPathForm tells for which repositories clients that say the registry in the path, or not at all, get to hear
+	// upstream's challenges, and have their credentials passed on. Nil: for none. Those that say it by ns always do.
+	RelayPathForm func(repo reference.Repository) bool
 
 	// Pulled hears of content that a client got, to its end. It must not wait. Nil: nobody does.
 	Pulled func(p Pull)
@@ -100,6 +103,7 @@ type exchange struct {
 	id     string
 	kind   reference.Kind
 	named  bool // kind and ref are known.
+	relays bool // The client's credentials, and challenges to it, are passed on.
 	ref    reference.Reference
 	source string
 	stale  bool
@@ -119,7 +123,7 @@ func (h *Handler) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	w.Header().Set("X-Request-Id", x.id)
 	err := h.serve(w, req, x)
 	if err != nil && w.status == 0 {
-		refused(x.kind, err).write(w)
+		refused(x, err).write(w)
 	}
 	h.record(w, req, x, err, time.Since(began))
 	if h.cfg.Pulled != nil && err == nil && x.whole && req.Method == http.MethodGet {
@@ -151,6 +155,7 @@ func (h *Handler) serve(w *response, req *http.Request, x *exchange) error {
 		return err
 	}
 	x.kind, x.ref, x.named = named.Kind, named.Reference, true
+	x.relays = named.ByQuery || h.cfg.RelayPathForm != nil && h.cfg.RelayPathForm(named.Repository)
 	if named.Registry != "" {
 		w.Header().Set("OCI-Namespace", named.Registry)
 	}
@@ -187,8 +192,9 @@ func (h *Handler) checkHops(req *http.Request) error {
 	return nil
 }
 
-// origin says for whom upstream is asked.
-func origin(req *http.Request) upstream.Origin {
+// origin says for whom upstream is asked. What a client sends that can't tell registries apart was meant for any of
+// them: it counts as sent only where configuration says for which it is.
+func origin(req *http.Request, x *exchange) upstream.Origin {
 	client, _, err := net.SplitHostPort(req.RemoteAddr)
 	if err != nil {
 		client = req.RemoteAddr
@@ -196,11 +202,13 @@ func origin(req *http.Request) upstream.Origin {
 	if before := req.Header.Values("X-Forwarded-For"); len(before) > 0 {
 		client = strings.Join(before, ", ") + ", " + client
 	}
-	return upstream.Origin{
-		ForwardedFor: client, Via: req.Header.Values("Via"),
-		Credentials: access.NewCredentials(req.Header.Get("Authorization")),
-		Claim:       access.Claim(req.Header.Get(peer.ClaimHeader)),
+	o := upstream.Origin{
+		ForwardedFor: client, Via: req.Header.Values("Via"), Claim: access.Claim(req.Header.Get(peer.ClaimHeader)),
 	}
+	if x.relays {
+		o.Credentials = access.NewCredentials(req.Header.Get("Authorization"))
+	}
+	return o
 }
 
 // record counts a request and writes its line in the log.

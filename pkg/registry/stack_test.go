@@ -281,6 +281,7 @@ func newStack(t *testing.T, o options) *stack {
 	}
 	s.mirror = m
 	rcfg := registry.Config{Resolver: reference.Resolver{Default: upstreamHost}, Backend: m, Pseudonym: "kioo-test", MaxHops: 3, Log: log}
+	rcfg.RelayPathForm = func(reference.Repository) bool { return true }
 	if o.registry != nil {
 		o.registry(&rcfg)
 	}

@@ -218,6 +218,10 @@ func (t *tokenTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := rt.RoundTrip(req)
+	var refused refusedAddress
+	if errors.As(err, &refused) {
+		return nil, errInside
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -232,8 +236,8 @@ func (t *tokenTransport) route(req *http.Request) (http.RoundTripper, error) {
 	switch {
 	case sameOrigin(req.URL, t.endpoint.url):
 		return t.endpoint.direct, nil
-	case carriesSecret(req), slices.Contains(t.realms, strings.ToLower(req.URL.Hostname())):
-		return t.endpoint.away, nil
+	case carriesSecret(req), slices.Contains(t.realms, strings.ToLower(strings.TrimSuffix(req.URL.Hostname(), "."))):
+		return t.endpoint.trusted, nil
 	case sameHost(req.URL, t.endpoint.url):
 		if _, err := netip.ParseAddr(req.URL.Hostname()); err == nil || reference.IsLoopback(req.URL.Host) {
 			return t.endpoint.away, nil

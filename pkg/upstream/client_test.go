@@ -129,7 +129,10 @@ func TestChallengeIsKept(t *testing.T) {
 		"unique local":  "http://[fd00::1]/token",
 		"mapped":        "http://[::ffff:10.0.0.1]/token",
 		"unspecified":   "http://0.0.0.0/token",
-		"carrier":       "https://100.100.100.200/token",
+		"carrier":       "https://100.64.0.1/token",
+		"alibaba":       "https://100.100.100.200/token",
+		"azure":         "http://168.63.129.16/machine",
+		"aws":           "http://[fd00:ec2::23]/v1/credentials",
 		"own realm 403": "",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -155,6 +158,24 @@ func TestChallengeIsKept(t *testing.T) {
 				t.Errorf("got error %v", err)
 			}
 		})
+	}
+}
+
+// Whoever is trusted with the node's own credentials may still not have them sent to where a cloud has its own.
+func TestOwnCredentialsGoToNoCloud(t *testing.T) {
+	for _, realm := range []string{"http://169.254.169.254/token", "http://168.63.129.16/token", "http://[fd00:ec2::254]/token", "http://[::ffff:a83f:8110]/token"} {
+		for _, networks := range [][]netip.Prefix{nil, {netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}} {
+			s := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) {
+				w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q,service=\"x\"", realm))
+				w.WriteHeader(http.StatusUnauthorized)
+			})
+			cfg := fast(at(s)...)
+			cfg.Credentials, cfg.Networks = dockerConfig(t, s.host(), "node:own"), networks
+			_, err := client(t, cfg).Head(t.Context(), reference.Reference{Repository: repo, Tag: "v1"}, "", Origin{})
+			if !errors.Is(err, ErrDenied) || !errors.Is(err, errInside) {
+				t.Errorf("%s: got error %v", realm, err)
+			}
+		}
 	}
 }
 
@@ -203,6 +224,7 @@ func TestTokenRoute(t *testing.T) {
 		url: mustParse(t, "https://registry.internal:5000/"), direct: &http.Transport{MaxIdleConns: 1},
 		away: &http.Transport{MaxIdleConns: 2}, outside: &http.Transport{MaxIdleConns: 3},
 		redirects: &http.Transport{MaxIdleConns: 4}, // As far in as the registry is.
+		trusted:   &http.Transport{MaxIdleConns: 5}, // Anywhere but where nobody is meant.
 	}
 	for _, test := range []struct {
 		name, realm string
@@ -212,11 +234,11 @@ func TestTokenRoute(t *testing.T) {
 	}{
 		{"own origin", "https://registry.internal:5000/token", direct, false, ep.direct},
 		{"own host", "http://registry.internal/token", direct, false, ep.redirects},
-		{"own host, with credentials", "http://registry.internal/token", direct, true, ep.away},
+		{"own host, with credentials", "http://registry.internal/token", direct, true, ep.trusted},
 		{"own host, by a proxy", "http://registry.internal/token", proxy, false, ep.redirects},
-		{"allowed host", "https://AUTH.internal/token", direct, false, ep.away},
+		{"allowed host", "https://AUTH.internal./token", direct, false, ep.trusted},
 		{"another", "https://auth.example.com/token", direct, false, ep.outside},
-		{"another, with credentials", "https://auth.example.com/token", direct, true, ep.away},
+		{"another, with credentials", "https://auth.example.com/token", direct, true, ep.trusted},
 		{"another, by a proxy", "https://auth.example.com/token", proxy, false, ep.away},
 		{"an address inside, by a proxy", "http://169.254.169.254/token", proxy, false, nil},
 		{"this machine", "http://127.0.0.1:28504/metrics", direct, false, ep.outside},

@@ -12,8 +12,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/kioo-dev/kioo/pkg/reference"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/credentials"
 )
@@ -28,9 +30,6 @@ const (
 // credentialFiles are the names that a directory of credentials is searched for: the key of a Secret of the type
 // kubernetes.io/dockerconfigjson, that of docker login, and that of a Secret of the older type kubernetes.io/dockercfg.
 var credentialFiles = [...]string{".dockerconfigjson", "config.json", ".dockercfg"}
-
-// hubNames are the names that Docker Hub's credentials go by; docker login writes the first.
-var hubNames = [...]string{"index.docker.io", "docker.io", "registry-1.docker.io"}
 
 // credentialStore looks credentials up in a Docker config.json or a mounted Secret. It is stateless: the file is read
 // for every look-up, and look-ups are as rare as challenges. So a Secret that changed needs no restart.
@@ -112,10 +111,7 @@ func (s credentialStore) get(ctx context.Context, host, repository string) (user
 	if err != nil {
 		return "", "", err
 	}
-	names := []string{host}
-	if host == "registry-1.docker.io" {
-		names = hubNames[:]
-	}
+	names := namesOf(host)
 	if key := mostSpecific(cfg.CredHelpers, names, repository); key != "" {
 		return s.help(ctx, cfg.CredHelpers[key], key, names)
 	}
@@ -137,7 +133,7 @@ func (s credentialStore) get(ctx context.Context, host, repository string) (user
 // help asks a helper program, docker-credential-<helper>, for the credentials of the first name that it knows.
 func (s credentialStore) help(ctx context.Context, helper, key string, names []string) (user, secret string, err error) {
 	asked := names
-	if names[0] == hubNames[0] {
+	if slices.Contains(names, reference.DockerHub) {
 		asked = append([]string{"https://index.docker.io/v1/"}, names...) // The whole of what docker login writes.
 	} else if key != "" && !strings.ContainsAny(key, "*?[") {
 		asked = append([]string{key}, names...)
@@ -156,6 +152,20 @@ func (s credentialStore) help(ctx context.Context, helper, key string, names []s
 		}
 	}
 	return "", "", nil
+}
+
+// namesOf gives the names that credentials for a host may be under: all that its registry goes by, and the host as it
+// stands in the endpoint's URL, for programs that look up what they were once told.
+func namesOf(host string) []string {
+	registry, err := reference.ParseRegistry(host)
+	if err != nil {
+		return []string{host}
+	}
+	names := reference.NamesOf(registry)
+	if !slices.Contains(names, host) {
+		names = append(names, host)
+	}
+	return names
 }
 
 var errAuth = errors.New(`"auth" is not the base64 of a user name, a colon and a password`)
@@ -217,7 +227,12 @@ func splitKey(key string) (host, prefix string) {
 	if prefix == "v1" || prefix == "v2" {
 		prefix = ""
 	}
-	return strings.ToLower(host), prefix
+	host = strings.TrimSuffix(strings.ToLower(host), ":443") // Also of patterns, which are no names.
+	name, err := reference.ParseRegistry(host)
+	if err != nil || name == reference.DockerHub { // Its names may have different credentials.
+		return host, prefix
+	}
+	return name, prefix
 }
 
 func matchHost(pattern, host string) bool {

@@ -65,6 +65,36 @@ func TestCredentialKeys(t *testing.T) {
 	}
 }
 
+// A registry's credentials are found however the file and the endpoint's URL spell it.
+func TestCredentialsForEverySpelling(t *testing.T) {
+	for _, spellings := range [][]string{
+		{"r.example.com", "R.example.com:443", "r.example.com.", "r.example.com:0443"},
+		{"[::ffff:10.0.0.1]:5000", "10.0.0.1:5000"},
+	} {
+		for _, key := range spellings {
+			store := credentialStore{path: dockerConfig(t, "https://"+key+"/v2/", "ann:s3cret")}
+			for _, host := range spellings {
+				if user, _, err := store.get(t.Context(), host, "team/app"); user != "ann" || err != nil {
+					t.Errorf("%s for %s: got %q, error %v", key, host, user, err)
+				}
+			}
+		}
+	}
+	for key, host := range map[string]string{
+		"registry.hub.docker.com": "registry-1.docker.io", "docker.io:443": "registry-1.docker.io", "*.example.com:443": "r.example.com", "r.example.com:5000": "r.example.com",
+	} {
+		store := credentialStore{path: dockerConfig(t, key, "ann:s3cret")}
+		if user, _, err := store.get(t.Context(), host, "team/app"); user == "ann" != (key != "r.example.com:5000") || err != nil {
+			t.Errorf("%s for %s: got %q, error %v", key, host, user, err)
+		}
+	}
+	helper(t, "test", "r.example.com:443") // As docker login was once told.
+	store := credentialStore{path: writeFile(t, "config.json", `{"credsStore":"test"}`)}
+	if user, _, err := store.get(t.Context(), "r.example.com:443", "team/app"); user != "ann" || err != nil {
+		t.Errorf("got %q, error %v", user, err)
+	}
+}
+
 // Of the entries of a Secret, the most specific one for an image counts, as for kubelet.
 func TestCredentialsOfASecret(t *testing.T) {
 	entry := func(user string) string {

@@ -23,7 +23,7 @@ func (c *Client) known(repo reference.Repository) (*registry, bool) {
 
 // guard keeps an endpoint, and what it redirects to, from leading further into this node's network than it should.
 func (c *Client) guard(ep *endpoint, e Endpoint) {
-	ep.redirects = ep.away
+	ep.redirects, ep.trusted = ep.away, ep.away
 	if c.cfg.roundTripper != nil {
 		return
 	}
@@ -36,6 +36,8 @@ func (c *Client) guard(ep *endpoint, e Endpoint) {
 		watched.inner = &guarded{client: c, files: e.tls(), plain: ep.direct, most: func() reach.Reach { return most }}
 	}
 	ep.direct = watched
+	loopback := func() reach.Reach { return reach.Loopback }
+	ep.trusted = &guarded{client: c, files: tlsFiles{ca: e.CAFile}, plain: ep.away, most: loopback}
 	ep.redirects = &guarded{client: c, files: tlsFiles{ca: e.CAFile}, plain: ep.away, most: watched.reach}
 }
 

@@ -59,8 +59,9 @@ func TestNamesThatAreAddresses(t *testing.T) {
 	cfg.Timeouts.Connect = time.Minute // A refusal must not be a timeout.
 	c := client(t, cfg)
 	for _, host := range []string{
-		"169.254.169.254", "169.254.169.254:80", "[fe80::1]:80", "0.0.0.0:" + port, "[::]:" + port, "[::ffff:127.0.0.1]:" + port,
+		"169.254.169.254", "169.254.169.254:80", "[fe80::1]:80", "0.0.0.0:" + port, "[::]:" + port, "127.1:" + port, "2130706433:" + port,
 		"[::ffff:169.254.169.254]:80", "224.0.0.1", "255.255.255.255", "[fd00:ec2::254]", "[64:ff9b::a9fe:a9fe]:80",
+		"168.63.129.16:80", "[::ffff:168.63.129.16]:80", "[fd00:ec2::23]:80", "192.0.0.192", "100.100.100.200:80", "[fd20:ce::254]:80", "[2002:a83f:8110::1]",
 	} {
 		name, err := reference.ParseRegistry(host)
 		if err != nil {
@@ -69,7 +70,7 @@ func TestNamesThatAreAddresses(t *testing.T) {
 		began := time.Now()
 		ref := reference.Reference{Repository: reference.Repository{Registry: name, Path: "latest/meta-data"}, Tag: "x"}
 		_, err = c.Manifest(t.Context(), ref, Origin{})
-		if !errors.Is(err, ErrUnavailable) || host != "[::ffff:127.0.0.1]:"+port && !errors.Is(err, reach.ErrRefused) {
+		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, reach.ErrRefused) {
 			t.Errorf("%s: %v", host, err)
 		}
 		if time.Since(began) > 5*time.Second {
@@ -79,7 +80,7 @@ func TestNamesThatAreAddresses(t *testing.T) {
 			t.Errorf("%s: the error says what there is: %v", host, err)
 		}
 	}
-	if n := touched.Load(); n > 1 { // The disguise of loopback is taken off by the name, which says what it is.
+	if n := touched.Load(); n > 0 {
 		t.Errorf("this machine was asked %d times", n)
 	}
 }
@@ -89,7 +90,8 @@ func TestRedirectsInside(t *testing.T) {
 	port, touched := bait(t)
 	for _, target := range []string{
 		"http://169.254.169.254/latest", "http://[fe80::1]/", "http://0.0.0.0:" + port + "/", "http://[::ffff:169.254.169.254]/",
-		"https://[fd00:ec2::254]/", "http://[64:ff9b::a9fe:a9fe]/",
+		"https://[fd00:ec2::254]/", "http://[64:ff9b::a9fe:a9fe]/", "http://168.63.129.16/machine", "http://[fd00:ec2::23]/v1/credentials",
+		"http://192.0.0.192/latest", "http://100.100.100.200/latest", "http://[fd20:ce::254]/", "http://[::ffff:168.63.129.16]:32526/",
 	} {
 		s := serve(t, func(w http.ResponseWriter, r *http.Request, _ int) { http.Redirect(w, r, target, http.StatusFound) })
 		c := client(t, fast(Endpoint{URL: s.URL}))

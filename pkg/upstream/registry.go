@@ -109,6 +109,7 @@ type endpoint struct {
 	away      http.RoundTripper // For every other origin.
 	redirects http.RoundTripper // For those that the endpoint redirects to.
 	outside   http.RoundTripper // For other origins that must be at public addresses.
+	trusted   http.RoundTripper // For other origins that are named by who is trusted: anywhere but where nobody is meant.
 	grants    *grants
 	dead      atomic.Int64 // Until when it is passed over, in Unix nanoseconds.
 }

@@ -104,7 +104,7 @@ func (s *suite) testDryRun(t *testing.T) {
 	}
 	for _, p := range presets {
 		dryRun(p, s.must(t, s.helm, "template", "kioo", chart, "--namespace", namespace, "--kube-version", kubeVersion,
-			"--set", "preset="+p, "--set", "kubernetes.startupTaint="+taint, "--set", "networkPolicy.enabled=true"))
+			"--set", "preset="+p, "--set", "clusterKey.generate=always", "--set", "kubernetes.startupTaint="+taint, "--set", "networkPolicy.enabled=true"))
 	}
 	for _, file := range []string{"kioo.yaml", "cleanup.yaml"} {
 		data, err := os.ReadFile(filepath.Join(root, "deploy", file))

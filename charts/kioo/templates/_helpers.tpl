@@ -18,9 +18,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- .Values.serviceAccount.name | default (ternary (include "kioo.fullname" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
 
+{{/* By digest where there is one: a tag may be moved. A release's own is in Chart.yaml; make chart-digest writes it. */}}
 {{- define "kioo.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- $released := ternary (index .Chart.Annotations "kioo.dev/image-digest") "" (empty .Values.image.tag) -}}
+{{- with .Values.image.digest | default $released -}}
+{{ $.Values.image.repository }}@{{ . }}
 {{- else -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}

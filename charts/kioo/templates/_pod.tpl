@@ -45,7 +45,9 @@ priorityClassName: {{ . }}
 {{/* containerd, for those who read what it holds. */}}
 {{- define "kioo.containerdMounts" -}}
 {{- $node := include "kioo.node" . | fromYaml -}}
-# Its directory, because the socket is another file each time that containerd starts.
+# Its directory, because the socket is another file each time that containerd starts, and a mount of the old one
+# would lead nowhere. There is no directory with the socket alone. What containerd has mounted there for pods goes
+# from here too when they end (HostToContainer); otherwise the mirror would keep it.
 - {name: runtime, mountPath: {{ dir $node.socket }}, readOnly: true, mountPropagation: HostToContainer}
 - {name: content, mountPath: {{ $node.contentDir }}, readOnly: true}
 - {name: containerd, mountPath: {{ dir $node.configFile }}, readOnly: true}

@@ -40,9 +40,7 @@ func testTags(t *testing.T, f Fixture) {
 			MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(body), Size: int64(len(body)),
 		}
 	}
-	ref := func(registry, path, tag string) reference.Reference {
-		return reference.Reference{Repository: reference.Repository{Registry: registry, Path: path}, Tag: tag}
-	}
+	ref := func(registry, path, tag string) reference.Reference { return parse(t, registry+"/"+path+":"+tag) }
 	start := time.Now()
 	tagged := ref("registry.example.com:5000", "org/app", "v1")
 	known := func(want ocispec.Descriptor) {
@@ -80,4 +78,13 @@ func testTags(t *testing.T, f Fixture) {
 	unknown(ref("registry.example.com:5000", "org/app", "v2"))
 	unknown(reference.Reference{Repository: tagged.Repository})
 	unknown(reference.Reference{Repository: tagged.Repository, Digest: second.Digest})
+}
+
+func parse(t *testing.T, name string) reference.Reference {
+	t.Helper()
+	ref, err := reference.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref
 }
