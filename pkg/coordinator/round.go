@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/discovery"
@@ -157,7 +158,7 @@ func (c *Client) follow(ctx context.Context, q question, to discovery.Member, ar
 		q.final = hops == maxRedirects
 		answer, closer, err := c.once(ctx, q, to, arrived)
 		if err != nil {
-			c.failed(ctx, to, err)
+			c.failed(ctx, to, q.key, err)
 			return nil, err
 		}
 		c.heard.Add(to.ID, c.cfg.Now())
@@ -177,7 +178,11 @@ func (c *Client) follow(ctx context.Context, q question, to discovery.Member, ar
 }
 
 // failed takes note of a member that did not answer, unless it is us who gave up.
-func (c *Client) failed(ctx context.Context, m discovery.Member, err error) {
+func (c *Client) failed(ctx context.Context, m discovery.Member, key string, err error) {
+	if m.ID != c.cfg.Locator.Self().ID && c.cfg.Violations.Note(m.ID.String(), strings.Join(m.PeerAPI, " "), key, err) {
+		c.silent.Add(m.ID, c.cfg.Now().Add(liedFor))
+		return
+	}
 	if ctx.Err() != nil {
 		return
 	}
@@ -201,7 +206,12 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 		}
 		return answer, nil, err
 	}
-	body, err := q.encode(c.cfg.Now())
+	asked := c.cfg.Now()
+	var theirs *heardClock
+	if heard, ok := c.clocks.Get(to.ID); ok {
+		theirs = &heard
+	}
+	body, err := q.encode(asked, theirs)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode announce: %w", err)
 	}
@@ -227,9 +237,18 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 	if err != nil {
 		return nil, nil, fmt.Errorf("announce to %s: %w", to.PeerAPI[0], err)
 	}
-	answer, closer, err := decodeAnswer(text, c.cfg.Now())
+	if len(text) == 0 {
+		return nil, nil, fmt.Errorf("announce to %s: it began to answer, and did not", to.PeerAPI[0])
+	}
+	answer, closer, err := decodeAnswer(text, asked)
+	if err == nil {
+		err = answer.check(&q)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("announce to %s: %w", to.PeerAPI[0], err)
+	}
+	if answer.clock.Name != "" {
+		c.clocks.Add(to.ID, heardClock{answer.clock, c.cfg.Now()})
 	}
 	if resp.StatusCode == http.StatusOK {
 		return answer, nil, nil

@@ -68,7 +68,7 @@ type source struct {
 type member struct {
 	id         ID
 	zone       string
-	index      int // In order.
+	index      int   // In order.
 	size       int64 // As it says; negative if it does not know.
 	have       Pieces
 	complete   bool
