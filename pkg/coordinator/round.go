@@ -137,7 +137,7 @@ func (r *round) start(ctx context.Context) time.Duration {
 func (r *round) takeBack(won *attempt) {
 	c := r.client
 	for _, a := range r.attempts {
-		if a == won || errors.Is(a.err, peer.ErrDead) || r.question.announce.Leaving || r.question.announce.Complete {
+		if a == won || errors.Is(a.err, peer.ErrDead) || errors.Is(a.err, peer.ErrLied) || r.question.announce.Leaving || r.question.announce.Complete {
 			continue
 		}
 		q := question{key: r.question.key, from: r.question.from, final: true}
