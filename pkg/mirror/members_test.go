@@ -214,7 +214,7 @@ func TestWrongBytesFromAMember(t *testing.T) {
 			Held:   func(digest.Digest) bool { return false },
 		})
 		var got bytes.Buffer
-		r, err := g.Join(t.Context(), ref.Digest, -1, members.Source(ref))
+		r, err := g.Join(t.Context(), ref.Digest, flight.SizeHint{}, members.Source(ref))
 		if err == nil {
 			_, err = r.CopyRange(t.Context(), &got, 0, r.Size())
 			r.Close()

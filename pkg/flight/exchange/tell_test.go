@@ -123,7 +123,7 @@ func group(t *testing.T, x *Exchange) *flight.Group {
 
 func pull(t *testing.T, g *flight.Group, dgst digest.Digest, src flight.Source) error {
 	t.Helper()
-	r, err := g.Join(t.Context(), dgst, -1, src)
+	r, err := g.Join(t.Context(), dgst, flight.SizeHint{}, src)
 	if err != nil {
 		return err
 	}
