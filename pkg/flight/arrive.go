@@ -38,13 +38,13 @@ func (f *flight) opened(src Source, in Stream, s *stream) (left int64, err error
 		return 0, err
 	}
 	f.credit(src)
-	if s.end < 0 {
+	if s.end < 0 || s.end > f.size { // What was believed of the size may have been more than there is.
 		s.end = f.size
 	}
 	if s.guide == nil {
 		f.takeOver(s)
 	}
-	return s.end - s.pos, nil
+	return max(0, s.end-s.pos), nil
 }
 
 // over tells why a stream is of no use any more, if it is not. Called with mu held.

@@ -47,7 +47,7 @@ type flight struct {
 	grace   *time.Timer // Runs while there are no readers.
 
 	sources    []Source
-	dead       int   // The sources before this one have failed. There is always one that has not, or err is set.
+	dead       int // The sources before this one have failed. There is always one that has not, or err is set.
 	hint       SizeHint
 	size       int64 // Negative until somebody has said it, together with which the spool is made.
 	said       word  // Whose word the size is.

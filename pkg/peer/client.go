@@ -30,6 +30,8 @@ var (
 	ErrNotHeld = errors.New("member does not hold it")
 	// ErrBusy says that the member has no upload slot free.
 	ErrBusy = errors.New("member is busy")
+	// ErrBeyond says that the blob which the member has ends before what was asked for.
+	ErrBeyond = errors.New("the range is outside of what the member has")
 	// ErrDead says that the member could not be reached, or stopped answering.
 	ErrDead = errors.New("member does not answer")
 )
@@ -147,7 +149,12 @@ func NewClient(cfg ClientConfig) *Client {
 const maxRead = 64 << 10
 
 // Violations is where it is noted what members say that they can't mean.
-func (c *Client) Violations() *Violations { return c.cfg.Violations }
+func (c *Client) Violations() *Violations {
+	if c == nil {
+		return nil
+	}
+	return c.cfg.Violations
+}
 
 // Zone is where this member is.
 func (c *Client) Zone() string { return c.cfg.Zone }
@@ -292,6 +299,8 @@ func (c *Client) do(
 		return resp, nil
 	case http.StatusNotFound:
 		err = ErrNotHeld
+	case http.StatusRequestedRangeNotSatisfiable:
+		err = ErrBeyond
 	case http.StatusTooManyRequests:
 		err = &Busy{Retry: retryAfter(resp.Header)}
 	default:
@@ -309,6 +318,16 @@ func (c *Client) Call(ctx context.Context, method string, addrs []string, path s
 	resp, err := c.send(ctx, method, addrs, u.String(), nil, body)
 	if err != nil {
 		return nil, fmt.Errorf("call %s%s: %w", addrs[0], path, err)
+	}
+	return resp, nil
+}
+
+// Listen asks a member, at such a path, to tell what it has of a blob that is said to have that many bytes.
+func (c *Client) Listen(ctx context.Context, addrs []string, path string, size int64) (*http.Response, error) {
+	u := url.URL{Scheme: "https", Host: addrs[0], Path: path}
+	resp, err := c.send(ctx, http.MethodGet, addrs, u.String(), http.Header{SizeHeader: {strconv.FormatInt(size, 10)}}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("listen to %s: %w", addrs[0], err)
 	}
 	return resp, nil
 }

@@ -3,6 +3,7 @@ package peer
 import (
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/kioo-dev/kioo/pkg/httpclient"
@@ -33,6 +34,22 @@ func CheckMediaType(s string) error {
 		return Violate(BadType, "media type %.80q", s)
 	}
 	return nil
+}
+
+// SizeHeader is what a member believes that a blob's size is, of which it wants to be told what there is.
+const SizeHeader = "Kioo-Size"
+
+// Believed gives that size; -1 where a request does not say it.
+func Believed(r *http.Request) (int64, error) {
+	text := r.Header.Get(SizeHeader)
+	if text == "" {
+		return -1, nil
+	}
+	size, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return -1, Violate(BadSize, "%s is %.40q", SizeHeader, text)
+	}
+	return size, CheckSize(size)
 }
 
 // From says who sent a request. The name is empty for who does not say it, which is no member's way but a probe's.
@@ -71,7 +88,7 @@ func wholeSize(resp *http.Response, off, end int64) (int64, error) {
 		if off != 0 || end >= 0 || r.Total < 0 {
 			return 0, Violate(BadRange, "%d bytes from the start are not what was asked for: [%d, %d)", r.Total, off, end)
 		}
-	case !ok || r.Total < 0 || r.First != off || end >= 0 && r.Last != end-1 || end < 0 && r.Last != r.Total-1:
+	case !ok || r.Total < 0 || r.First != off || end >= 0 && r.Last != min(end, r.Total)-1 || end < 0 && r.Last != r.Total-1:
 		return 0, Violate(BadRange, "Content-Range %.80q is not what was asked for: [%d, %d)", header, off, end)
 	case resp.ContentLength != r.Last-r.First+1:
 		return 0, Violate(BadRange, "%d bytes for Content-Range %.80q", resp.ContentLength, header)

@@ -310,8 +310,13 @@ func (d *Download) Wrong(now time.Time, member ID, piece int) []Action {
 		return nil
 	}
 	d.do(Blame{Member: member, Piece: piece})
+	return d.Lied(now, member)
+}
+
+// Lied says that a neighbour told what it can't mean. It is left for as long as one that sent wrong bytes.
+func (d *Download) Lied(now time.Time, member ID) []Action {
 	d.ban(now, member, 24*time.Hour)
-	if p.linked {
+	if p := d.peers[member]; p != nil && p.linked {
 		d.do(Disconnect{Member: member})
 		d.forget(p)
 	}

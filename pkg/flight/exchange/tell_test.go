@@ -86,8 +86,11 @@ func (s *source) Open(_ context.Context, off, end int64) (flight.Stream, error) 
 	if s.err != nil {
 		return nil, s.err
 	}
-	if end < 0 {
+	if end < 0 || end > int64(len(s.body)) {
 		end = int64(len(s.body))
+	}
+	if off >= end && off > 0 {
+		return nil, errors.New("status 416")
 	}
 	return &passage{strings.NewReader(string(s.body[off:end])), int64(len(s.body))}, nil
 }
