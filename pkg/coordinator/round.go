@@ -233,17 +233,7 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 	if resp.StatusCode == http.StatusOK {
 		arrived()
 	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
-	if err != nil {
-		return nil, nil, fmt.Errorf("announce to %s: %w", to.PeerAPI[0], err)
-	}
-	if len(text) == 0 {
-		return nil, nil, fmt.Errorf("announce to %s: it began to answer, and did not", to.PeerAPI[0])
-	}
-	answer, closer, err := decodeAnswer(text, asked)
-	if err == nil {
-		err = answer.check(&q)
-	}
+	answer, closer, err := q.hear(resp.Body, asked)
 	if err != nil {
 		return nil, nil, fmt.Errorf("announce to %s: %w", to.PeerAPI[0], err)
 	}
@@ -258,6 +248,22 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 		return nil, nil, fmt.Errorf("announce to %s: %w: referred to nobody", to.PeerAPI[0], errMalformed)
 	}
 	return nil, closer, nil
+}
+
+// hear reads what a member answers to a question that was asked at a time.
+func (q *question) hear(body io.Reader, asked time.Time) (*Answer, []discovery.Member, error) {
+	text, err := io.ReadAll(io.LimitReader(body, maxResponse))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(text) == 0 {
+		return nil, nil, errors.New("it began to answer, and did not")
+	}
+	answer, closer, err := decodeAnswer(text, asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	return answer, closer, answer.check(q)
 }
 
 // errLate ends an announce that a member does not take in, or does not answer.

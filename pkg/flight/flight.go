@@ -174,7 +174,8 @@ func New(cfg Config) *Group {
 
 // Join boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
 // flight can read from, each for when those before it have failed. The hint is what the caller has heard of the blob's
-// size. Join returns when a source has said the size, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look into the store again.
+// size. Join returns when a source has said the size, and at the latest when ctx ends. The caller closes the reader.
+// ErrHeld means to look into the store again.
 func (g *Group) Join(ctx context.Context, dgst digest.Digest, hint SizeHint, sources ...Source) (*Reader, error) {
 	return g.JoinApart(ctx, "", dgst, hint, sources...)
 }

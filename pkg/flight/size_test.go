@@ -33,7 +33,7 @@ func TestHintIsHearsay(t *testing.T) {
 	}
 }
 
-// TestReadersWithOtherHints has an attacker's reader start a flight, with a wrong hint, that the reader of somebody else
+// TestReadersWithOtherHints has an attacker's reader start a flight, with a wrong hint, that somebody else's reader
 // boards, with the right one. There is no registry.
 func TestReadersWithOtherHints(t *testing.T) {
 	body := randomBody(1 << 20)

@@ -251,6 +251,7 @@ func TestNewestTagCounts(t *testing.T) {
 	says := func(d digest.Digest, age string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Docker-Content-Digest", d.String())
+			w.Header().Set("Content-Type", "application/test")
 			w.Header().Set("Content-Length", "7")
 			w.Header().Set("Age", age)
 		}

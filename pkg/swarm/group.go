@@ -7,9 +7,9 @@ import (
 )
 
 // A blob's size is what members believe before they have any of it: a manifest said so, and anybody can write one. So
-// those who believe in different sizes are different swarms, which share nothing: else a single wrong word would cut the
-// blob into pieces that nobody has, for everybody. Who learns better announces the other size, and is with the others
-// then. What is one piece, or of unknown size, is one swarm, for there is nothing to disagree on in how it is cut.
+// those who believe in different sizes are different swarms, which share nothing: else a single wrong word would cut
+// the blob into pieces that nobody has, for everybody. Who learns better announces the other size, and is with the
+// others then. What is one piece, or of unknown size, is one swarm, for there is nothing to disagree on.
 
 // maxSizes is how many sizes of one blob are believed in at once. One more forgets that of fewest members.
 const maxSizes = 8

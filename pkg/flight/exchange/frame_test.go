@@ -125,7 +125,7 @@ func FuzzFrame(f *testing.F) {
 		for {
 			f, err := told.read(r, func() time.Time { return now })
 			if err != nil {
-				if !errors.Is(err, peer.ErrLied) && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+				if !errors.Is(err, peer.ErrLied) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 					t.Fatal(err)
 				}
 				break

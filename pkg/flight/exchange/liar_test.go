@@ -161,8 +161,8 @@ func liar(t *testing.T, frames []byte, blobs http.HandlerFunc) (discovery.Member
 	}
 }
 
-// TestMoves has a manifest say a wrong size of a blob: by the first word of upstream the flight goes to the swarm of the
-// right one, and is not without a swarm.
+// TestMoves has a manifest say a wrong size of a blob: by the first word of upstream the flight goes to the swarm of
+// the right one, and is not without a swarm.
 func TestMoves(t *testing.T) {
 	for _, start := range []int64{0, 5 << 20, 12 << 20} { // Of what it is first given to read.
 		moves(t, start)

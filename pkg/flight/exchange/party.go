@@ -184,7 +184,7 @@ func (p *party) tick(now time.Time) {
 // errMoved says that the blob has another size than the party believed, so that the flight belongs to another swarm.
 var errMoved = errors.New("the blob has another size")
 
-// learn notices that the blob's size is known, or that it was heard. What a source says counts more than what was heard.
+// learn notices that the blob's size is known, or that it was heard. What a source says counts more than that.
 func (p *party) learn(now time.Time) {
 	size, _ := p.task.Size()
 	switch {
