@@ -81,7 +81,7 @@ func (n *node) tick(w *world) {
 		}
 	}
 	n.do(w, n.load.Tick(now))
-	if n.ended == 0 && (w.now >= n.next || n.waits && w.tracker().Changed(blobName) != n.version) {
+	if n.ended == 0 && (w.now >= n.next || n.waits && w.tracker().Changed(w.tracker().Group(blobName, w.layout.Size)) != n.version) {
 		n.announce(w)
 	}
 }
@@ -109,7 +109,7 @@ func (n *node) announce(w *world) {
 			a.Reading = append(a.Reading, s.lease)
 		}
 		answer := w.tracker().Announce(w.time(), blobName, a, w.holding())
-		n.version = w.tracker().Changed(blobName)
+		n.version = w.tracker().Changed(w.tracker().Group(blobName, w.layout.Size))
 		w.after(w.latency, func(w *world) { n.answered(w, answer) })
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	kioo "github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +47,8 @@ const (
 	// lateFor is the same for a member that was only slower than the next one. As long as some rely on the one and some
 	// on the other, they know nothing of each other.
 	lateFor = time.Second
+	// liedFor is for how long nobody is asked who answered what can't be.
+	liedFor = 10 * time.Minute
 )
 
 // Locator finds coordinators.
@@ -68,6 +71,8 @@ type ClientConfig struct {
 	Caller  Caller
 	// Service answers where this member is the coordinator.
 	Service *Service
+	// Violations notes what members say that they can't mean. Nil notes nothing.
+	Violations *kioo.Violations
 
 	Now        func() time.Time
 	Log        logr.Logger
@@ -81,7 +86,8 @@ type Client struct {
 	members *lru.Cache[swarm.ID, discovery.Member]
 	heard   *lru.Cache[peer.ID, time.Time]
 	silent  *lru.Cache[peer.ID, time.Time] // Until when.
-	usual   atomic.Int64                   // How long announces take to arrive, as a moving average.
+	clocks  *lru.Cache[peer.ID, heardClock]
+	usual   atomic.Int64 // How long announces take to arrive, as a moving average.
 
 	ctx    context.Context // What is said to those whose answer came too late lives on it.
 	cancel context.CancelFunc
@@ -100,6 +106,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	if c.silent, err = lru.New[peer.ID, time.Time](maxAvoid); err != nil {
 		return nil, fmt.Errorf("make memory of silent members: %w", err)
+	}
+	if c.clocks, err = lru.New[peer.ID, heardClock](maxRemembered); err != nil {
+		return nil, fmt.Errorf("make memory of clocks: %w", err)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
@@ -133,7 +142,7 @@ type Small struct {
 // AnnounceSmall is Announce for what is one piece. The key is a digest, or a tag's full name
 // "registry/repository:tag", whose size is 1.
 func (c *Client) AnnounceSmall(ctx context.Context, key string, s Small) (Answer, error) {
-	return c.ask(ctx, question{key: key, announce: s.Announce, wait: maxWait, renew: s.Renew, value: s.Value, within: s.Within})
+	return c.ask(ctx, question{key: key, announce: s.Announce, wait: maxWait, renew: min(s.Renew, maxAge), value: s.Value, within: min(s.Within, maxAge)})
 }
 
 // Member gives what was last heard of a member that an answer named: where it is reached, and its zone.
@@ -180,10 +189,14 @@ func (c *Client) isSilent(id peer.ID) bool {
 // has not answered since.
 func (c *Client) passOver(id peer.ID, within time.Duration) {
 	now := c.cfg.Now()
-	if _, again := c.silent.Peek(id); again {
-		within = silentFor
+	until := now.Add(within)
+	if last, again := c.silent.Peek(id); again {
+		until = now.Add(silentFor)
+		if last.After(until) {
+			until = last
+		}
 	}
-	c.silent.Add(id, now.Add(within))
+	c.silent.Add(id, until)
 }
 
 // hedge is how long to wait for a member before the next one is asked as well.

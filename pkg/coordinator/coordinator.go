@@ -28,6 +28,8 @@ type Answer struct {
 	Members map[swarm.ID]discovery.Member
 	// Value is what a tag means, where somebody has heard it a moment ago. Nil for everything else.
 	Value *TagValue
+
+	clock wireClock // Of who answered.
 }
 
 // TagValue is what a tag was heard to mean.

@@ -2,10 +2,13 @@ package coordinator
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/kioo-dev/kioo/pkg/peer"
 )
 
 // readWithin is how long an announce may take to arrive once its head is there.
@@ -26,11 +29,12 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = control.SetReadDeadline(time.Time{})
 	var q *question
 	if err == nil {
-		q, err = decodeQuestion(body, s.cfg.Now())
+		q, err = decodeQuestion(body, s.clock.at(s.cfg.Now()))
 	}
 	if err != nil {
 		s.metrics.announces.WithLabelValues("malformed").Inc()
 		s.cfg.Log.V(1).Info("announce refused", "from", r.RemoteAddr, "reason", err.Error())
+		s.cfg.Violations.Note(r.Header.Get(peer.MemberHeader), r.RemoteAddr, keyOf(body), err)
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -54,14 +58,23 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.write(w, answer.encode)
 }
 
+// keyOf gives what a message that can't be read is about, if it says so.
+func keyOf(body []byte) string {
+	var about struct {
+		Key string `json:"key"`
+	}
+	_ = json.Unmarshal(body, &about)
+	return about.Key
+}
+
 // refer sends the sender to closer members.
 func (s *Service) refer(w http.ResponseWriter, r *referral) {
 	w.WriteHeader(http.StatusMisdirectedRequest)
-	s.write(w, func(time.Time) ([]byte, error) { return r.encode() })
+	s.write(w, func(clock) ([]byte, error) { return r.encode() })
 }
 
-func (s *Service) write(w http.ResponseWriter, encode func(time.Time) ([]byte, error)) {
-	body, err := encode(s.cfg.Now())
+func (s *Service) write(w http.ResponseWriter, encode func(clock) ([]byte, error)) {
+	body, err := encode(s.clock.at(s.cfg.Now()))
 	if err == nil {
 		_, err = w.Write(body)
 	}

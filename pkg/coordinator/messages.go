@@ -4,11 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"strings"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	kioo "github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -46,20 +47,8 @@ func DigestOf(key string) (digest.Digest, error) {
 	return reference.ParseDigest(dgst)
 }
 
-func checkKey(key string) error {
-	if len(key) > maxKey {
-		return fmt.Errorf("%w: key of %d bytes", errMalformed, len(key))
-	}
-	if isTag(key) {
-		return nil // It is opaque here.
-	}
-	if _, err := DigestOf(key); err != nil {
-		return fmt.Errorf("%w: key: %w", errMalformed, err)
-	}
-	return nil
-}
-
-func (q *question) encode(now time.Time) ([]byte, error) {
+// encode gives what is sent to a member whose clock was heard, if it was.
+func (q *question) encode(now time.Time, theirs *heardClock) ([]byte, error) {
 	a := &q.announce
 	w := wireRequest{
 		Key: q.key, From: encodeMember(q.from), Final: q.final, WaitMS: q.wait.Milliseconds(), RenewMS: q.renew.Milliseconds(),
@@ -67,55 +56,50 @@ func (q *question) encode(now time.Time) ([]byte, error) {
 		Fetched: a.Fetched, Upstream: uint8(a.Upstream), Sequential: a.Sequential, Stalled: a.Stalled, Waiting: a.Waiting,
 		Leaving: a.Leaving, Tag: encodeTag(q.value, now), WithinMS: q.within.Milliseconds(),
 	}
+	if w.Tag != nil {
+		w.Tag.Clock = theirs.when(q.value.Confirmed)
+	}
 	for _, id := range q.avoid {
 		w.Avoid = append(w.Avoid, id.String())
 	}
 	return json.Marshal(w)
 }
 
-func decodeQuestion(body []byte, now time.Time) (*question, error) {
+func decodeQuestion(body []byte, here clock) (*question, error) {
 	var w wireRequest
 	if err := decodeStrictly(body, &w); err != nil {
 		return nil, err
 	}
-	if err := checkKey(w.Key); err != nil {
-		return nil, err
-	}
-	from, err := w.From.decode()
+	q, err := w.decode(here)
 	if err != nil {
 		return nil, err
 	}
-	value, err := w.Tag.decode(now)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case w.WaitMS < 0 || w.RenewMS < 0 || w.WithinMS < 0 || max(w.RenewMS, w.WithinMS) > maxAge.Milliseconds():
-		err = fmt.Errorf("%w: time", errMalformed)
-	case w.Fetched < 0 || w.Partners < 0 || len(w.Avoid) > maxAvoid || len(w.Reading) > maxReading:
-		err = fmt.Errorf("%w: %d bytes fetched, %d partners, %d members to avoid, %d leases", errMalformed, w.Fetched, w.Partners,
-			len(w.Avoid), len(w.Reading))
-	case w.Upstream > uint8(swarm.Never):
-		err = fmt.Errorf("%w: word of upstream %d", errMalformed, w.Upstream)
-	case value != nil && !isTag(w.Key):
-		err = fmt.Errorf("%w: a digest with a meaning", errMalformed)
-	}
-	if err != nil {
-		return nil, err
-	}
-	q := &question{
-		key: w.Key, from: from, final: w.Final, value: value,
-		wait:   min(time.Duration(w.WaitMS)*time.Millisecond, maxWait),
-		renew:  time.Duration(w.RenewMS) * time.Millisecond,
-		within: time.Duration(w.WithinMS) * time.Millisecond,
+	return q, q.check()
+}
+
+func (w *wireRequest) decode(here clock) (q *question, err error) {
+	q = &question{
+		key: w.Key, final: w.Final,
 		announce: swarm.Announce{
-			Member: ID(from.ID), Zone: from.Zone, Size: max(w.Size, -1), Complete: w.Complete,
-			Partners: w.Partners, Fetched: w.Fetched,
+			Size: w.Size, Complete: w.Complete, Partners: w.Partners, Fetched: w.Fetched,
 			Upstream: swarm.Upstream(w.Upstream), Sequential: w.Sequential, Stalled: w.Stalled, Waiting: w.Waiting, Leaving: w.Leaving,
 		},
 	}
+	if err := errors.Join(checkKey(w.Key), checkSize(w.Size), checkMS("wait", w.WaitMS, maxAge),
+		checkMS("renew", w.RenewMS, maxAge), checkMS("within", w.WithinMS, maxAge)); err != nil {
+		return nil, err
+	}
+	q.wait = min(time.Duration(w.WaitMS)*time.Millisecond, maxWait)
+	q.renew, q.within = time.Duration(w.RenewMS)*time.Millisecond, time.Duration(w.WithinMS)*time.Millisecond
+	if q.from, err = w.From.decode(); err != nil {
+		return nil, err
+	}
+	q.announce.Member, q.announce.Zone = ID(q.from.ID), q.from.Zone
+	if q.value, err = w.Tag.decode(here.said); err != nil {
+		return nil, err
+	}
 	if q.announce.Have, err = swarm.FromBytes(w.Have); err != nil {
-		return nil, fmt.Errorf("%w: %w", errMalformed, err)
+		return nil, bad(kioo.BadPiece, "%v", err)
 	}
 	if q.announce.Reading, err = w.Reading.decode(); err != nil {
 		return nil, err
@@ -123,17 +107,17 @@ func decodeQuestion(body []byte, now time.Time) (*question, error) {
 	for _, text := range w.Avoid {
 		id, err := peer.Decode(text)
 		if err != nil {
-			return nil, fmt.Errorf("%w: identity %.80q: %w", errMalformed, text, err)
+			return nil, bad(kioo.BadMember, "identity %.80q: %v", text, err)
 		}
 		q.avoid = append(q.avoid, id)
 	}
 	return q, nil
 }
 
-func (a *Answer) encode(now time.Time) ([]byte, error) {
+func (a *Answer) encode(here clock) ([]byte, error) {
 	w := wireResponse{
-		Size: a.Size, NoSource: a.NoSource, Open: a.Open, Wait: a.Wait, AgainMS: a.Again.Milliseconds(), Tag: encodeTag(a.Value, now),
-		Leases: encodeLeases(a.Leases),
+		Size: a.Size, NoSource: a.NoSource, Open: a.Open, Wait: a.Wait, AgainMS: a.Again.Milliseconds(),
+		Tag: encodeTag(a.Value, here.now), Leases: encodeLeases(a.Leases), Clock: here.encode(),
 	}
 	for _, m := range a.Members {
 		w.Members = append(w.Members, encodeMember(m))
@@ -147,64 +131,59 @@ func (a *Answer) encode(now time.Time) ([]byte, error) {
 	return json.Marshal(w)
 }
 
-// decodeAnswer reads an answer, or the members that it refers to.
-func decodeAnswer(body []byte, now time.Time) (*Answer, []discovery.Member, error) {
+// decodeAnswer reads the answer to what was asked at a time, or the members that it refers to.
+func decodeAnswer(body []byte, asked time.Time) (*Answer, []discovery.Member, error) {
 	var w wireResponse
 	if err := decodeStrictly(body, &w); err != nil {
 		return nil, nil, err
 	}
-	if max(len(w.Members), len(w.Holders), len(w.Neighbours), len(w.Closer)) > maxNamed || len(w.Leases) > maxLeases {
-		return nil, nil, fmt.Errorf("%w: too many members or leases", errMalformed)
+	if err := errors.Join(checkSize(w.Size), checkMS("again", w.AgainMS, maxAgain)); err != nil {
+		return nil, nil, err
 	}
-	var closer []discovery.Member
+	a := &Answer{Members: map[swarm.ID]discovery.Member{}}
+	a.Size, a.NoSource, a.Open, a.Wait = w.Size, w.NoSource, w.Open, w.Wait
+	a.Again = time.Duration(w.AgainMS) * time.Millisecond
+	if w.Clock != nil {
+		a.clock = *w.Clock
+	}
+	var err error
+	if a.Value, err = w.Tag.decode(func(age int64, _ *wireClock) (time.Time, error) { return kioo.DecodeAge(age, asked) }); err != nil {
+		return nil, nil, err
+	}
+	closer, err := a.decodeNames(&w)
+	return a, closer, err
+}
+
+// decodeNames reads who is named in an answer.
+func (a *Answer) decodeNames(w *wireResponse) (closer []discovery.Member, err error) {
 	for _, c := range w.Closer {
 		m, err := c.decode()
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		closer = append(closer, m)
 	}
-	a := &Answer{Members: map[swarm.ID]discovery.Member{}}
 	for _, c := range w.Members {
 		m, err := c.decode()
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		a.Members[ID(m.ID)] = m
 	}
-	var err error
-	if a.Value, err = w.Tag.decode(now); err != nil {
-		return nil, nil, err
-	}
-	a.Size, a.NoSource, a.Open, a.Wait = max(w.Size, -1), w.NoSource, w.Open, w.Wait
-	a.Again = time.Duration(min(max(w.AgainMS, 0), maxAge.Milliseconds())) * time.Millisecond
-	return a, closer, a.decodeLists(&w)
-}
-
-// decodeLists reads the lists of an answer whose Members are known already: all others are left out, for who has no
-// address is of no use.
-func (a *Answer) decodeLists(w *wireResponse) error {
 	for _, id := range w.Holders {
-		if _, ok := a.Members[swarm.ID(id)]; ok {
-			a.Holders = append(a.Holders, swarm.ID(id))
-		}
+		a.Holders = append(a.Holders, swarm.ID(id))
 	}
 	for _, id := range w.Neighbours {
-		if m, ok := a.Members[swarm.ID(id)]; ok {
-			a.Neighbours = append(a.Neighbours, swarm.Neighbour{Member: swarm.ID(id), Zone: m.Zone})
-		}
+		a.Neighbours = append(a.Neighbours, swarm.Neighbour{Member: swarm.ID(id), Zone: a.Members[swarm.ID(id)].Zone})
 	}
-	leases, err := w.Leases.decode()
-	for _, l := range leases {
-		if _, ok := a.Members[l.From]; ok || l.From == "" {
-			a.Leases = append(a.Leases, l)
-		}
+	if a.Leases, err = w.Leases.decode(); err != nil {
+		return nil, err
 	}
-	return err
+	return closer, a.checkNames(closer)
 }
 
 func (r *referral) encode() ([]byte, error) {
-	w := wireResponse{Size: -1}
+	w := wireResponse{Size: -1} // Of a referral, nothing else is looked at.
 	for _, m := range r.closer {
 		w.Closer = append(w.Closer, encodeMember(m))
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/discovery"
@@ -136,7 +137,7 @@ func (r *round) start(ctx context.Context) time.Duration {
 func (r *round) takeBack(won *attempt) {
 	c := r.client
 	for _, a := range r.attempts {
-		if a == won || errors.Is(a.err, peer.ErrDead) || r.question.announce.Leaving || r.question.announce.Complete {
+		if a == won || errors.Is(a.err, peer.ErrDead) || errors.Is(a.err, peer.ErrLied) || r.question.announce.Leaving || r.question.announce.Complete {
 			continue
 		}
 		q := question{key: r.question.key, from: r.question.from, final: true}
@@ -157,7 +158,7 @@ func (c *Client) follow(ctx context.Context, q question, to discovery.Member, ar
 		q.final = hops == maxRedirects
 		answer, closer, err := c.once(ctx, q, to, arrived)
 		if err != nil {
-			c.failed(ctx, to, err)
+			c.failed(ctx, to, q.key, err)
 			return nil, err
 		}
 		c.heard.Add(to.ID, c.cfg.Now())
@@ -177,7 +178,11 @@ func (c *Client) follow(ctx context.Context, q question, to discovery.Member, ar
 }
 
 // failed takes note of a member that did not answer, unless it is us who gave up.
-func (c *Client) failed(ctx context.Context, m discovery.Member, err error) {
+func (c *Client) failed(ctx context.Context, m discovery.Member, key string, err error) {
+	if m.ID != c.cfg.Locator.Self().ID && c.cfg.Violations.Note(m.ID.String(), strings.Join(m.PeerAPI, " "), key, err) {
+		c.silent.Add(m.ID, c.cfg.Now().Add(liedFor))
+		return
+	}
 	if ctx.Err() != nil {
 		return
 	}
@@ -201,7 +206,12 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 		}
 		return answer, nil, err
 	}
-	body, err := q.encode(c.cfg.Now())
+	asked := c.cfg.Now()
+	var theirs *heardClock
+	if heard, ok := c.clocks.Get(to.ID); ok {
+		theirs = &heard
+	}
+	body, err := q.encode(asked, theirs)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode announce: %w", err)
 	}
@@ -223,13 +233,12 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 	if resp.StatusCode == http.StatusOK {
 		arrived()
 	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse))
+	answer, closer, err := q.hear(resp.Body, asked)
 	if err != nil {
 		return nil, nil, fmt.Errorf("announce to %s: %w", to.PeerAPI[0], err)
 	}
-	answer, closer, err := decodeAnswer(text, c.cfg.Now())
-	if err != nil {
-		return nil, nil, fmt.Errorf("announce to %s: %w", to.PeerAPI[0], err)
+	if answer.clock.Name != "" {
+		c.clocks.Add(to.ID, heardClock{answer.clock, c.cfg.Now()})
 	}
 	if resp.StatusCode == http.StatusOK {
 		return answer, nil, nil
@@ -239,6 +248,22 @@ func (c *Client) once(ctx context.Context, q question, to discovery.Member, arri
 		return nil, nil, fmt.Errorf("announce to %s: %w: referred to nobody", to.PeerAPI[0], errMalformed)
 	}
 	return nil, closer, nil
+}
+
+// hear reads what a member answers to a question that was asked at a time.
+func (q *question) hear(body io.Reader, asked time.Time) (*Answer, []discovery.Member, error) {
+	text, err := io.ReadAll(io.LimitReader(body, maxResponse))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(text) == 0 {
+		return nil, nil, errors.New("it began to answer, and did not")
+	}
+	answer, closer, err := decodeAnswer(text, asked)
+	if err != nil {
+		return nil, nil, err
+	}
+	return answer, closer, answer.check(q)
 }
 
 // errLate ends an announce that a member does not take in, or does not answer.

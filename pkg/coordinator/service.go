@@ -12,6 +12,7 @@ import (
 	"github.com/go-logr/logr"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	kioo "github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,6 +54,8 @@ type ServiceConfig struct {
 	// Waiting bounds how many announces wait at the same time for something to do, at some 40 KB each with their
 	// connections; others are told to ask again. 1024 by default.
 	Waiting int
+	// Violations notes what members say that they can't mean. Nil notes nothing.
+	Violations *kioo.Violations
 
 	Now        func() time.Time
 	Log        logr.Logger
@@ -63,6 +66,7 @@ type ServiceConfig struct {
 type Service struct {
 	cfg     ServiceConfig
 	metrics *serviceMetrics
+	clock   clock
 
 	mu       sync.Mutex // For what follows. It is never held over I/O.
 	tracker  *swarm.Tracker
@@ -93,7 +97,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	if cfg.Waiting == 0 {
 		cfg.Waiting = 1024
 	}
-	s := &Service{cfg: cfg, watches: map[string]*watch{}, promises: map[promise]time.Time{}}
+	s := &Service{cfg: cfg, clock: newClock(cfg.Now()), watches: map[string]*watch{}, promises: map[promise]time.Time{}}
 	s.tracker = swarm.NewTracker(swarm.TrackerConfig{Rand: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))})
 	var errs [4]error
 	s.members, errs[0] = lru.New[swarm.ID, discovery.Member](maxRemembered)
@@ -237,16 +241,21 @@ func (s *Service) ask(q *question, holders []discovery.Member, waited time.Durat
 	}
 	var known []swarm.Neighbour
 	for _, h := range holders {
+		if h.ID == q.from.ID {
+			continue
+		}
 		s.members.Add(ID(h.ID), h)
 		known = append(known, swarm.Neighbour{Member: ID(h.ID), Zone: h.Zone})
 	}
+	group := s.tracker.Group(blob, q.announce.Size)
 	assigned := s.tracker.Announce(now, blob, q.announce, known)
 	if s.hopeless(now, blob, q, assigned) {
 		s.tracker.Announce(now, blob, swarm.Announce{Member: q.announce.Member, Size: -1, Leaving: true}, nil)
 		assigned = swarm.Assignment{Size: assigned.Size, NoSource: true, Again: assigned.Again}
 	}
 	s.promised(now, blob, q, len(assigned.Leases) > 0)
-	s.wake(blob, q.value != nil)
+	s.wake(blob, q.value != nil) // Also those who don't know the size.
+	s.wake(group, false)
 	answer := &Answer{Assignment: assigned, Members: map[swarm.ID]discovery.Member{}}
 	s.address(answer)
 	if !assigned.Wait || q.wait <= waited {
@@ -257,10 +266,10 @@ func (s *Service) ask(q *question, holders []discovery.Member, waited time.Durat
 		return answer, nil
 	}
 	s.waiting++
-	w, ok := s.watches[blob]
+	w, ok := s.watches[group]
 	if !ok {
-		w = &watch{changed: make(chan struct{}), version: s.tracker.Changed(blob)}
-		s.watches[blob] = w
+		w = &watch{changed: make(chan struct{}), version: s.tracker.Changed(group)}
+		s.watches[group] = w
 	}
 	return answer, w.changed
 }
@@ -290,22 +299,17 @@ func (s *Service) promised(now time.Time, blob string, q *question, leased bool)
 	}
 }
 
-// address adds how those are reached whom the answer names. The caller holds the lock.
+// address adds how those are reached whom the answer names, and leaves out whom it can't tell that of. The caller holds
+// the lock.
 func (s *Service) address(a *Answer) {
-	name := func(id swarm.ID) {
-		if m, ok := s.members.Peek(id); ok {
+	unknown := func(id swarm.ID) bool {
+		m, ok := s.members.Peek(id)
+		if ok {
 			a.Members[id] = m
 		}
+		return !ok
 	}
-	for _, id := range a.Holders {
-		name(id)
-	}
-	for _, n := range a.Neighbours {
-		name(n.Member)
-	}
-	for _, l := range a.Leases {
-		if l.From != "" {
-			name(l.From)
-		}
-	}
+	a.Holders = slices.DeleteFunc(a.Holders, unknown)
+	a.Neighbours = slices.DeleteFunc(a.Neighbours, func(n swarm.Neighbour) bool { return unknown(n.Member) })
+	a.Leases = slices.DeleteFunc(a.Leases, func(l swarm.Lease) bool { return l.From != "" && unknown(l.From) })
 }

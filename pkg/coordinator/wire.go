@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	kioo "github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -18,14 +19,15 @@ import (
 // Bounds of messages. The largest announce has a key of two names and a bit for each piece, the largest answer 32
 // members.
 const (
-	maxRequest   = 32 << 10
-	maxResponse  = 256 << 10
-	maxKey       = 1024
-	maxAvoid     = 8
-	maxNamed     = 64
-	maxLeases    = 4096
-	maxReading   = 16
-	maxMediaType = 256
+	maxRequest  = 32 << 10
+	maxResponse = 256 << 10
+	maxKey      = 1024
+	maxAvoid    = 8
+	maxNamed    = 64
+	maxLeases   = 64
+	maxReading  = 16
+	maxScope    = 64
+	maxID       = 128
 	// maxWait bounds how long an announce may wait for something to do. It is well below what HTTP clients and
 	// connection trackers take for a dead connection.
 	maxWait = time.Second
@@ -68,6 +70,8 @@ type (
 		Digest    string `json:"digest"`
 		Size      int64  `json:"size"`
 		AgeMS     int64  `json:"ageMs"` // An age, because members' clocks differ.
+		// Clock is when that was by the clock of who is told.
+		Clock *wireClock `json:"clock,omitempty"`
 	}
 	wireRequest struct {
 		Key        string     `json:"key"`
@@ -109,6 +113,7 @@ type (
 		Wait       bool         `json:"wait,omitempty"`
 		AgainMS    int64        `json:"againMs,omitempty"`
 		Tag        *wireTag     `json:"tag,omitempty"`
+		Clock      *wireClock   `json:"clock,omitempty"`
 	}
 )
 
@@ -116,10 +121,10 @@ type (
 func decodeStrictly(body []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("%w: %w", errMalformed, err)
+		return bad(kioo.BadMessage, "%v", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return fmt.Errorf("%w: more than one value", errMalformed)
+		return bad(kioo.BadMessage, "more than one value")
 	}
 	return nil
 }
@@ -131,14 +136,14 @@ func encodeMember(m discovery.Member) wireMember {
 func (w wireMember) decode() (discovery.Member, error) {
 	id, err := peer.Decode(w.ID)
 	if err != nil {
-		return discovery.Member{}, fmt.Errorf("%w: identity %.80q: %w", errMalformed, w.ID, err)
+		return discovery.Member{}, bad(kioo.BadMember, "identity %.80q: %v", w.ID, err)
 	}
 	m := discovery.Member{ID: id, PeerAPI: w.PeerAPI, Zone: w.Zone}
 	if err := m.Validate(); err != nil {
-		return discovery.Member{}, fmt.Errorf("%w: member %s: %w", errMalformed, id, err)
+		return discovery.Member{}, bad(kioo.BadMember, "member %s: %v", id, err)
 	}
 	if len(m.PeerAPI) == 0 {
-		return discovery.Member{}, fmt.Errorf("%w: member %s without an address", errMalformed, id)
+		return discovery.Member{}, bad(kioo.BadMember, "member %s without an address", id)
 	}
 	return m, nil
 }
@@ -152,8 +157,8 @@ func encodeLeases(leases []swarm.Lease) (out wireLeases) {
 
 func (w wireLeases) decode() (out []swarm.Lease, err error) {
 	for _, l := range w {
-		if l.Start < 0 || l.End >= 0 && l.End <= l.Start && (l.Start != 0 || l.End != 0) {
-			return nil, fmt.Errorf("%w: lease of [%d, %d)", errMalformed, l.Start, l.End)
+		if len(l.From) > maxID {
+			return nil, bad(kioo.BadMember, "a holder's name of %d bytes", len(l.From))
 		}
 		out = append(out, swarm.Lease{Start: l.Start, End: l.End, From: swarm.ID(l.From)})
 	}
@@ -164,23 +169,24 @@ func encodeTag(v *TagValue, now time.Time) *wireTag {
 	if v == nil {
 		return nil
 	}
-	age := max(now.Sub(v.Confirmed)+time.Millisecond-1, 0).Milliseconds() // Never younger than it is.
-	return &wireTag{MediaType: v.Target.MediaType, Digest: v.Target.Digest.String(), Size: v.Target.Size, AgeMS: age}
+	return &wireTag{
+		MediaType: v.Target.MediaType, Digest: v.Target.Digest.String(), Size: v.Target.Size,
+		AgeMS: kioo.EncodeAge(now, v.Confirmed),
+	}
 }
 
-func (w *wireTag) decode(now time.Time) (*TagValue, error) {
+// decode reads what a tag means, with who tells when that was said.
+func (w *wireTag) decode(said func(ageMS int64, by *wireClock) (time.Time, error)) (*TagValue, error) {
 	if w == nil {
 		return nil, nil
 	}
 	dgst, err := reference.ParseDigest(w.Digest)
 	if err != nil {
+		return nil, bad(kioo.BadDigest, "tag: %v", err)
+	}
+	v := &TagValue{Target: ocispec.Descriptor{MediaType: w.MediaType, Digest: dgst, Size: w.Size}}
+	if v.Confirmed, err = said(w.AgeMS, w.Clock); err != nil {
 		return nil, fmt.Errorf("%w: tag: %w", errMalformed, err)
 	}
-	if w.Size < 0 || w.AgeMS < 0 || w.AgeMS > maxAge.Milliseconds() || len(w.MediaType) > maxMediaType {
-		return nil, fmt.Errorf("%w: tag with size %d, age %d ms, media type of %d bytes", errMalformed, w.Size, w.AgeMS, len(w.MediaType))
-	}
-	return &TagValue{
-		Target:    ocispec.Descriptor{MediaType: w.MediaType, Digest: dgst, Size: w.Size},
-		Confirmed: now.Add(-time.Duration(w.AgeMS) * time.Millisecond),
-	}, nil
+	return v, checkTag(v)
 }

@@ -38,7 +38,9 @@ type fleet struct {
 	announces *coordinator.Client
 	exchange  *exchange.Exchange
 	server    *peer.Server
-	listeners []net.Listener
+	// violations is what other members said that they can't mean.
+	violations *peer.Violations
+	listeners  []net.Listener
 }
 
 // openFleet derives who this member is, and opens its listeners. The server comes with serveMembers.
@@ -86,9 +88,10 @@ func (d *Daemon) openFleet() (*fleet, error) {
 		return nil, errors.Join(fmt.Errorf("open discovery: %w", err), f.close())
 	}
 	f.announcer = newAnnouncer(f.discovery.Set)
+	f.violations = peer.NewViolations(d.log.WithName("peer"), d.metrics)
 	f.client = peer.NewClient(peer.ClientConfig{
 		Credentials: f.creds, Member: f.discovery.Self().ID.String(), Zone: d.cfg.Peers.Zone,
-		BytesPerSecond: int64(d.cfg.Peers.MaxDownloadBytesPerSecond), Registerer: d.metrics,
+		BytesPerSecond: int64(d.cfg.Peers.MaxDownloadBytesPerSecond), Violations: f.violations, Registerer: d.metrics,
 	})
 	if f.members, err = mirror.NewMembers(f.discovery, f.client, time.Now, d.log.WithName("members")); err != nil {
 		return nil, errors.Join(err, f.close())
@@ -103,13 +106,14 @@ func (d *Daemon) openFleet() (*fleet, error) {
 func (d *Daemon) openSwarm(f *fleet) (err error) {
 	log := d.log.WithName("swarm")
 	f.service, err = coordinator.NewService(coordinator.ServiceConfig{
-		Directory: f.discovery, Now: time.Now, Log: log, Registerer: d.metrics,
+		Directory: f.discovery, Now: time.Now, Violations: f.violations, Log: log, Registerer: d.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	f.announces, err = coordinator.NewClient(coordinator.ClientConfig{
-		Locator: f.discovery, Caller: f.client, Service: f.service, Now: time.Now, Log: log, Registerer: d.metrics,
+		Locator: f.discovery, Caller: f.client, Service: f.service, Now: time.Now, Violations: f.violations,
+		Log: log, Registerer: d.metrics,
 	})
 	if err != nil {
 		return err
@@ -163,7 +167,7 @@ func (d *Daemon) serveMembers() {
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds, Handle: handle,
-		First: d.fleet.exchange.First,
+		First: d.fleet.exchange.First, Violations: d.fleet.violations,
 		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})

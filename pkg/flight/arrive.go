@@ -3,7 +3,6 @@ package flight
 import (
 	"fmt"
 	"slices"
-	"time"
 )
 
 // Distant is a Stream that may tell that its bytes come from another zone.
@@ -29,37 +28,34 @@ func (g *Group) tally(src Origin, n int, far bool) {
 func (f *flight) opened(src Source, in Stream, s *stream) (left int64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s.guide != nil && s.guide != f.guide {
-		return 0, errUnguided
-	}
-	expected := f.size
-	if expected < 0 && !src.Trusted() {
-		expected = f.hint
-	}
-	if expected >= 0 && in.Size() != expected {
-		return 0, fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), expected)
+	if err := f.over(s); err != nil {
+		return 0, err
 	}
 	if !in.Ranged() {
 		f.sequential = true
 	}
+	if err := f.sized(src, in.Size()); err != nil {
+		return 0, err
+	}
 	f.credit(src)
-	fresh := f.spool == nil
-	if fresh {
-		if err := f.create(in.Size()); err != nil {
-			return 0, err
-		}
-	}
-	if fresh && !src.Trusted() && f.size <= f.group.cfg.HoldBytes && f.group.cfg.HoldFor > 0 {
-		f.holding = true
-		f.hold = time.AfterFunc(f.group.cfg.HoldFor, f.release)
-	}
-	if s.end < 0 {
+	if s.end < 0 || s.end > f.size { // What was believed of the size may have been more than there is.
 		s.end = f.size
 	}
 	if s.guide == nil {
 		f.takeOver(s)
 	}
-	return s.end - s.pos, nil
+	return max(0, s.end-s.pos), nil
+}
+
+// over tells why a stream is of no use any more, if it is not. Called with mu held.
+func (f *flight) over(s *stream) error {
+	switch {
+	case s.epoch != f.epoch:
+		return errOver
+	case s.guide != nil && s.guide != f.guide:
+		return errUnguided
+	}
+	return nil
 }
 
 // takeOver ends the other streams where this one begins. Not before it is open: it may be refused, when there is no
@@ -88,7 +84,7 @@ func (f *flight) create(size int64) error {
 	if err != nil {
 		return fatal{fmt.Errorf("make spool: %w", err)}
 	}
-	f.spool, f.size = spool, size
+	f.spool, f.size = spool, size // Whose word that is, the caller knows.
 	f.generation++
 	generation := f.generation
 	f.working.Go(func() { f.verify(spool, generation) })
@@ -135,9 +131,9 @@ func (f *flight) settle(claimed spans, written bool) {
 // arrived stores bytes of a stream and shows them to the readers. It tells how much of the stream's span is left.
 func (f *flight) arrived(s *stream, p []byte) (left int64, err error) {
 	f.mu.Lock()
-	if s.guide != nil && s.guide != f.guide {
+	if err := f.over(s); err != nil {
 		f.mu.Unlock()
-		return 0, errUnguided
+		return 0, err
 	}
 	off, spool := s.pos, f.spool
 	p = p[:min(int64(len(p)), s.end-off)]
@@ -156,7 +152,11 @@ func (f *flight) arrived(s *stream, p []byte) (left int64, err error) {
 		}
 	}
 	f.mu.Lock()
-	if s.guide == nil || s.guide == f.guide {
+	if s.epoch != f.epoch {
+		f.mu.Unlock()
+		return 0, errOver // Also if the spool that it wrote to is gone.
+	}
+	if f.over(s) == nil {
 		f.settle(todo, err == nil)
 	}
 	s.pos += int64(len(p))

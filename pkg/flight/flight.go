@@ -176,21 +176,21 @@ func New(cfg Config) *Group {
 }
 
 // Join boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
-// flight can read from, each for when those before it have failed. size is what the caller has heard of the blob's
-// size, negative if nothing: sources that are not trusted and say otherwise are passed over. Join returns when the size
-// is known, and at the latest when ctx ends. The caller closes the reader. ErrHeld means to look into the store again.
-func (g *Group) Join(ctx context.Context, dgst digest.Digest, size int64, sources ...Source) (*Reader, error) {
-	return g.JoinApart(ctx, "", "", dgst, size, sources...)
+// flight can read from, each for when those before it have failed. The hint is what the caller has heard of the blob's
+// size. Join returns when a source has said the size, and at the latest when ctx ends. The caller closes the reader.
+// ErrHeld means to look into the store again.
+func (g *Group) Join(ctx context.Context, dgst digest.Digest, hint SizeHint, sources ...Source) (*Reader, error) {
+	return g.JoinApart(ctx, "", "", dgst, hint, sources...)
 }
 
 // JoinApart is Join for those who may not share what just anybody's sources give: a flight has readers and sources of
 // one scope alone, because whoever boards it reads what all of its sources give. The empty scope is Join's. If it
 // starts the flight, the room that this takes is the owner's; Join's is nobody's in particular.
 func (g *Group) JoinApart(
-	ctx context.Context, scope string, owner content.Owner, dgst digest.Digest, size int64, sources ...Source,
+	ctx context.Context, scope string, owner content.Owner, dgst digest.Digest, hint SizeHint, sources ...Source,
 ) (*Reader, error) {
 	for {
-		f, err := g.board(scope, owner, dgst, size, sources)
+		f, err := g.board(scope, owner, dgst, hint, sources)
 		if err != nil {
 			return nil, err
 		}
@@ -198,6 +198,9 @@ func (g *Group) JoinApart(
 		err = f.board(ctx, r)
 		if err == nil {
 			return r, nil
+		}
+		if r.file != nil {
+			r.file.Close() // It was only read.
 		}
 		f.leave()
 		if !errors.Is(err, errLanded) {
@@ -208,14 +211,14 @@ func (g *Group) JoinApart(
 
 // board finds or starts the flight and counts the caller as one of its readers.
 func (g *Group) board(
-	scope string, owner content.Owner, dgst digest.Digest, size int64, sources []Source,
+	scope string, owner content.Owner, dgst digest.Digest, hint SizeHint, sources []Source,
 ) (*flight, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, ErrClosed
 	}
-	if f := g.find(scope, dgst); f != nil && f.enter(sources) {
+	if f := g.find(scope, dgst); f != nil && f.enter(hint, sources) {
 		return f, nil
 	}
 	if g.cfg.Held(dgst) { // A flight lands in the store before it leaves the table, so this looks after the last one.
@@ -224,7 +227,7 @@ func (g *Group) board(
 	if err := g.room(owner); err != nil {
 		return nil, err
 	}
-	f := newFlight(g, dgst, size, sources)
+	f := newFlight(g, dgst, hint, sources)
 	f.scope, f.owner = scope, owner
 	g.enter(f)
 	g.running.Add(1)

@@ -79,14 +79,15 @@ func (g *Guided) Sources() []Source {
 	return slices.Clone(g.f.sources)
 }
 
-// Size gives the blob's size; negative while it is unknown. hint is what was heard of it.
-func (g *Guided) Size() (size, hint int64) {
+// Size gives the blob's size; negative while it is unknown. What the hint says is only that.
+func (g *Guided) Size() (size int64, hint SizeHint) {
 	g.f.mu.Lock()
 	defer g.f.mu.Unlock()
 	return g.f.size, g.f.hint
 }
 
-// Begin makes the spool for a blob of which somebody said that it has that many bytes.
+// Begin makes the spool for a blob that the swarm believes to have that many bytes. A source that says otherwise is
+// believed more.
 func (g *Guided) Begin(size int64) error {
 	f := g.f
 	f.mu.Lock()
@@ -187,6 +188,7 @@ func (g *Guided) Pull(start, end int64, arrived func(off int64, p []byte)) *Pull
 	p := &Pull{g: g, s: &stream{pos: start, end: end, guide: g, arrived: arrived}}
 	g.f.mu.Lock()
 	defer g.f.mu.Unlock()
+	p.s.epoch = g.f.epoch
 	g.f.streams = append(g.f.streams, p.s)
 	return p
 }

@@ -30,13 +30,12 @@ func TestWrongBytesAreReplaced(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f := setup(t, nil)
-			liar := &origin{name: "members", body: wrong, untrusted: true, instead: test.instead, gate: make(chan struct{})}
+			liar := &origin{name: "members", body: wrong, untrusted: true, instead: test.instead}
 			second := &origin{name: "upstream", body: test.second}
-			r, err := f.Join(t.Context(), digest.FromBytes(body), -1, liar, second)
+			r, err := f.Join(t.Context(), digest.FromBytes(body), flight.SizeHint{}, liar, second)
 			if err != nil {
 				t.Fatal(err)
 			}
-			close(liar.gate)
 			defer r.Close()
 			if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
 				t.Errorf("%d bytes, %v", len(got), err)
@@ -53,15 +52,15 @@ func TestWrongBytesFromTheLastSource(t *testing.T) {
 	body := randomBody(2 << 20)
 	wrong := bytes.Clone(body)
 	wrong[7] ^= 1
-	liar := &origin{name: "members", body: wrong, untrusted: true, gate: make(chan struct{})}
+	liar := &origin{name: "members", body: wrong, untrusted: true}
 	upstream := &origin{name: "upstream", body: wrong}
-	r, err := f.Join(t.Context(), digest.FromBytes(body), -1, liar, upstream)
-	if err != nil {
-		t.Fatal(err)
+	r, err := f.Join(t.Context(), digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
+	var got []byte
+	if err == nil {
+		defer r.Close()
+		got, err = read(t.Context(), r, 0, r.Size())
 	}
-	close(liar.gate)
-	defer r.Close()
-	if got, err := read(t.Context(), r, 0, r.Size()); !errors.Is(err, flight.ErrMismatch) || len(got) == len(body) {
+	if !errors.Is(err, flight.ErrMismatch) || len(got) == len(body) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 	if liar.blamed != 1 || upstream.blamed != 1 {
@@ -93,14 +92,19 @@ func TestHold(t *testing.T) {
 				defer g.Close()
 				body := randomBody(1 << 20)
 				src := &origin{name: "members", body: body, untrusted: true, gate: make(chan struct{})}
-				r, err := g.Join(t.Context(), digest.FromBytes(body), -1, src)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer r.Close()
-				ready := make(chan error, 1)
+				ready, late := make(chan error, 1), make(chan error, 1)
 				var asking sync.WaitGroup
-				asking.Go(func() { ready <- r.Ready(t.Context(), 0) })
+				ask := func(off int64, told chan error) {
+					asking.Go(func() {
+						r, err := g.Join(t.Context(), digest.FromBytes(body), flight.SizeHint{}, src)
+						if err == nil {
+							err = r.Ready(t.Context(), off)
+							r.Close()
+						}
+						told <- err
+					})
+				}
+				ask(0, ready) // What is held back is not even told the size of.
 				defer asking.Wait()
 				src.gate <- struct{}{} // 64 of 1024 KiB.
 				time.Sleep(test.wait)
@@ -115,15 +119,12 @@ func TestHold(t *testing.T) {
 						t.Error("gave nothing")
 					}
 				}
-				late, err := g.Join(t.Context(), digest.FromBytes(body), -1, src)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer late.Close()
+				ask(1<<20-1, late)
+				synctest.Wait() // It has boarded.
 				for range 15 {
 					src.gate <- struct{}{}
 				}
-				if err := late.Ready(t.Context(), 1<<20-1); err != nil {
+				if err := <-late; err != nil {
 					t.Errorf("verified, and yet: %v", err)
 				}
 			})
@@ -144,37 +145,17 @@ func TestLiesAboutSize(t *testing.T) {
 		upstream := &origin{name: "upstream", body: body}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		// Who comes before the lie is noticed is told a wrong size, and learns so before any byte.
-		if r, err := f.Join(ctx, digest.FromBytes(body), -1, liar, upstream); err == nil {
-			var broke *flight.Error
-			if err := r.Ready(ctx, 0); err != nil && !errors.As(err, &broke) {
-				t.Errorf("%d bytes: first reader: %v", size, err)
-			}
-			r.Close()
+		r, err := f.Join(ctx, digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
+		if err != nil || r.Size() != int64(len(body)) {
+			t.Fatalf("%d bytes: first reader: %v", size, err)
 		}
+		if err := r.Ready(ctx, 0); err != nil {
+			t.Errorf("%d bytes: first reader: %v", size, err)
+		}
+		r.Close()
 		n, err := copyTo(ctx, f, digest.FromBytes(body), upstream, &comparer{want: body}, 0)
 		if err != nil || n != int64(len(body)) {
 			t.Errorf("%d bytes: second reader: %d bytes, %v", size, n, err)
-		}
-	}
-}
-
-// TestHintIsHearsay has a wrong word on the size: a registry knows better, a member does not.
-func TestHintIsHearsay(t *testing.T) {
-	body := randomBody(1 << 20)
-	for _, untrusted := range []bool{false, true} {
-		f := setup(t, nil)
-		gate := make(chan struct{})
-		r, err := f.Join(t.Context(), digest.FromBytes(body), 7, &origin{name: "a", body: body, untrusted: untrusted, gate: gate})
-		close(gate)
-		if (err != nil) != untrusted {
-			t.Errorf("untrusted: %v, %v", untrusted, err)
-		}
-		if err == nil {
-			if got, err := read(t.Context(), r, 0, r.Size()); err != nil || !bytes.Equal(got, body) {
-				t.Errorf("%d bytes, %v", len(got), err)
-			}
-			r.Close()
 		}
 	}
 }
@@ -205,7 +186,7 @@ func TestRejoinAfterTheLastReader(t *testing.T) {
 	body := randomBody(1 << 20)
 	src := &origin{name: "a", body: body}
 	for range 50 {
-		r, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+		r, err := f.Join(t.Context(), digest.FromBytes(body), flight.SizeHint{}, src)
 		if errors.Is(err, flight.ErrHeld) {
 			return
 		}

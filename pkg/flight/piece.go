@@ -103,6 +103,10 @@ func (p *Piece) keep(src Origin) error {
 		return errUnguided
 	}
 	f.credit(src)
+	if f.said.by == nil {
+		f.said.by = src
+		f.notify()
+	}
 	if p.memory == nil {
 		p.settle(true)
 		return nil

@@ -37,13 +37,16 @@ func (f *flight) wait(ctx context.Context) error {
 }
 
 // enter counts one more reader. A flight that has failed or landed takes none.
-func (f *flight) enter(sources []Source) bool {
+func (f *flight) enter(hint SizeHint, sources []Source) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err != nil || f.landed {
 		return false
 	}
 	f.readers++
+	if !f.hint.told {
+		f.hint = hint
+	}
 	if f.grace != nil {
 		f.grace.Stop()
 		f.grace = nil
@@ -88,11 +91,17 @@ func (f *flight) abandon() {
 	f.cancel(ErrAbandoned)
 }
 
-// board waits until the blob's size is known and its spool made, and opens the spool for a reader.
+// board waits until the blob's size can be told, and opens the spool for a reader.
 func (f *flight) board(ctx context.Context, r *Reader) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.err == nil && f.spool == nil {
+	for f.err == nil && !f.settled() {
+		if f.spool != nil { // Open by the time that the flight lands: what is not kept is nowhere else then.
+			r.size = f.size
+			if err := f.open(r); err != nil {
+				return err
+			}
+		}
 		if err := f.wait(ctx); err != nil {
 			return err
 		}
@@ -109,8 +118,6 @@ func (f *flight) open(r *Reader) error {
 	switch {
 	case r.file != nil && r.generation == f.generation:
 		return nil
-	case r.size != f.size:
-		return &Error{Digest: f.dgst, Err: fmt.Errorf("it has %d bytes, and not %d as was said first", f.size, r.size)}
 	case f.landed:
 		return errLanded
 	}
@@ -142,11 +149,15 @@ func (f *flight) available(ctx context.Context, r *Reader, off int64) (int64, er
 		if f.err != nil {
 			return 0, f.failure()
 		}
+		if err := f.fits(r); err != nil {
+			return 0, err
+		}
 		if f.verified {
+			r.given = true
 			return f.size - off, f.open(r)
 		}
 		if n := min(f.have.endFrom(off), f.size-withheld) - off; n > 0 && !f.holding {
-			f.given = true
+			f.given, r.given = true, true
 			return n, f.open(r)
 		}
 		f.hurry(off)
@@ -183,6 +194,7 @@ type Reader struct {
 	size       int64
 	file       *os.File
 	generation int
+	given      bool // It has had some of the bytes, of this generation.
 }
 
 var _ content.Arriving = (*Reader)(nil)

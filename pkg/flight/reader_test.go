@@ -6,6 +6,7 @@ import (
 	"io"
 	"testing"
 
+	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -14,7 +15,7 @@ func TestSlowReaderHoldsNobodyUp(t *testing.T) {
 	f := setup(t, nil)
 	body := randomBody(4 << 20)
 	src := &origin{name: "a", body: body, gate: make(chan struct{})}
-	slow, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+	slow, err := f.Join(t.Context(), digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +26,7 @@ func TestSlowReaderHoldsNobodyUp(t *testing.T) {
 		_, err := slow.CopyRange(t.Context(), out, 0, slow.Size())
 		done <- errors.Join(err, out.Close())
 	}()
-	fast, err := f.Join(t.Context(), digest.FromBytes(body), -1, src)
+	fast, err := f.Join(t.Context(), digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func TestFlightsAreShared(t *testing.T) {
 	hold := func(owner content.Owner, i int) error {
 		body := randomBody(100_000 + i)
 		src := &origin{name: fmt.Sprint(owner, i), body: body, gate: gate}
-		r, err := f.JoinApart(t.Context(), "", owner, digest.FromBytes(body), -1, src)
+		r, err := f.JoinApart(t.Context(), "", owner, digest.FromBytes(body), flight.SizeHint{}, src)
 		if err == nil {
 			t.Cleanup(func() { r.Close() })
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"slices"
 	"sync"
@@ -50,9 +49,11 @@ type flight struct {
 	grace   *time.Timer // Runs while there are no readers.
 
 	sources    []Source
-	dead       int   // The sources before this one have failed. There is always one that has not, or err is set.
-	hint       int64 // What was heard of the size; negative if nothing.
-	size       int64 // Negative until a source has said it, together with which the spool is made.
+	dead       int // The sources before this one have failed. There is always one that has not, or err is set.
+	hint       SizeHint
+	size       int64 // Negative until somebody has said it, together with which the spool is made.
+	said       word  // Whose word the size is.
+	epoch      int   // Counts how often the flight has started over.
 	spool      Spool
 	generation int // Counts the spools, of which a flight that starts over has several.
 	have       spans
@@ -69,8 +70,6 @@ type flight struct {
 	holding bool        // Nothing is given out before the verdict.
 	hold    *time.Timer // Ends that.
 
-	hasher   hash.Hash
-	hashed   int64
 	verified bool
 	landed   bool // The spool can't be opened any more.
 	err      error
@@ -79,15 +78,16 @@ type flight struct {
 // stream is one goroutine that reads a span. The end of the span moves towards it when another takes over from there.
 type stream struct {
 	pos, end int64
+	epoch    int     // Of the flight when it began.
 	guide    *Guided // Who asked for it; nil if the flight itself did.
 	// arrived, if not nil, is told of bytes that are there now, as they came. It must not wait, nor keep them.
 	arrived func(off int64, p []byte)
 }
 
-func newFlight(g *Group, dgst digest.Digest, size int64, sources []Source) *flight {
+func newFlight(g *Group, dgst digest.Digest, hint SizeHint, sources []Source) *flight {
 	f := &flight{
-		group: g, dgst: dgst, hint: size, size: -1, sources: slices.Clone(sources), readers: 1,
-		hasher: dgst.Algorithm().Hash(), log: g.cfg.Log.WithValues("digest", dgst), done: make(chan struct{}),
+		group: g, dgst: dgst, hint: hint, size: -1, sources: slices.Clone(sources), readers: 1,
+		log: g.cfg.Log.WithValues("digest", dgst), done: make(chan struct{}),
 		waits: map[*Reader]int64{},
 	}
 	f.ctx, f.cancel = context.WithCancelCause(g.ctx)
@@ -179,7 +179,7 @@ func (f *flight) begin() {
 
 // start opens a stream for [off, end); end is negative while the size is unknown. Called with mu held.
 func (f *flight) start(off, end int64) {
-	s := &stream{pos: off, end: end}
+	s := &stream{pos: off, end: end, epoch: f.epoch}
 	f.streams = append(f.streams, s)
 	f.working.Add(1)
 	go func() {
@@ -214,6 +214,8 @@ func (f *flight) copySpan(s *stream, buf []byte) error {
 		case err == nil: // At the end of the span, which plan sees.
 		case f.ctx.Err() != nil:
 			return context.Cause(f.ctx)
+		case errors.Is(err, errOver):
+			return nil
 		case errors.As(err, &fatal{}):
 			return err
 		case !f.giveUp(index, s, fmt.Errorf("%s: %w", src, err)):
@@ -231,7 +233,7 @@ func (f fatal) Unwrap() error { return f.error }
 func (f *flight) plan(s *stream) (src Source, index int, pos, end int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil {
+	if f.err != nil || s.epoch != f.epoch {
 		return nil, 0, 0, 0
 	}
 	return f.sources[f.dead], f.dead, s.pos, s.end
@@ -243,6 +245,8 @@ func (f *flight) giveUp(index int, s *stream, err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
+	case s.epoch != f.epoch:
+		return false
 	case s.end >= 0 && f.have.endFrom(s.pos) >= s.end: // It is needed no more.
 		f.remove(s)
 		return false

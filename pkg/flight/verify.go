@@ -12,39 +12,41 @@ import (
 // own because hashing takes as long as all the rest: the bytes come back from the spool, which is to say from memory.
 func (f *flight) verify(spool Spool, generation int) {
 	buf := make([]byte, bufferSize)
+	hasher, hashed := f.dgst.Algorithm().Hash(), int64(0)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.err == nil && f.generation == generation {
-		end := f.have.endFrom(f.hashed)
-		if f.hashed == f.size {
-			f.judge()
+	for f.err == nil && f.generation == generation && f.spool == spool {
+		end := f.have.endFrom(hashed)
+		if hashed == f.size {
+			f.judge(digest.NewDigest(f.dgst.Algorithm(), hasher))
 			return
 		}
-		if end == f.hashed {
+		if end == hashed {
 			if f.wait(f.ctx) != nil {
 				return // It has ended, and says why elsewhere.
 			}
 			continue
 		}
-		part := buf[:min(end-f.hashed, int64(len(buf)))]
-		off := f.hashed
+		part := buf[:min(end-hashed, int64(len(buf)))]
 		f.mu.Unlock()
-		_, err := spool.ReadAt(part, off)
+		_, err := spool.ReadAt(part, hashed)
 		if err == nil {
-			_, _ = f.hasher.Write(part) // A hash never fails, by its documentation.
+			_, _ = hasher.Write(part) // A hash never fails, by its documentation.
 		}
 		f.mu.Lock()
 		if err != nil {
-			f.end(fmt.Errorf("read spool at byte %d: %w", off, err))
+			if f.generation == generation && f.spool == spool {
+				f.end(fmt.Errorf("read spool at byte %d: %w", hashed, err))
+			}
 			return
 		}
-		f.hashed += int64(len(part))
+		hashed += int64(len(part))
 	}
 }
 
 // judge compares the digests when all bytes are there. Called with mu held.
-func (f *flight) judge() {
-	if got := digest.NewDigest(f.dgst.Algorithm(), f.hasher); got != f.dgst {
+func (f *flight) judge(got digest.Digest) {
+	if got != f.dgst {
 		f.mismatch(got)
 		return
 	}
@@ -63,38 +65,41 @@ const maxGenerations = 8
 // sources that are left. Called with mu held.
 func (f *flight) mismatch(got digest.Digest) {
 	var names []string
-	again := false
 	err := fmt.Errorf("%w: got %s", ErrMismatch, got)
+	members := false
 	for _, src := range f.from {
 		names = append(names, src.String())
 		src.Blame(err)
-		again = again || !src.Trusted()
+		members = members || !src.Trusted()
 	}
-	if !again || f.given || f.generation >= maxGenerations {
+	left := f.untried()
+	if !members && len(left) == 0 || f.given || f.generation >= maxGenerations {
 		f.end(fmt.Errorf("%w from %s", err, strings.Join(names, ", ")))
 		return
 	}
 	f.log.Info("blob starts over", "reason", err.Error(), "sources", names)
-	if derr := f.spool.Discard(); derr != nil {
-		f.log.Error(derr, "let go of spool")
-	}
-	if f.hold != nil {
-		f.hold.Stop()
-	}
-	if f.guide != nil {
-		f.guide.cancel()
-		f.guide = nil
+	guided := f.guide != nil
+	swarm := slices.ContainsFunc(f.from, func(o Origin) bool { _, ok := o.(Source); return !ok })
+	f.reset()
+	switch {
+	case !members: // A registry sent wrong bytes. Another reader may have come with another one.
+		f.sources, f.dead = left, 0
+	case guided:
 		f.dead = 0
-		if slices.ContainsFunc(f.from, func(o Origin) bool { _, ok := o.(Source); return !ok }) {
-			// Who of the swarm was wrong can't be told: those who are trusted are asked first now.
-			f.sources = slices.SortedStableFunc(slices.Values(f.sources), func(a, b Source) int { return rank(a) - rank(b) })
-		}
 	}
-	// Also the size is what the blamed ones said, and with it the spool.
-	f.from, f.have, f.hashed, f.spool, f.size, f.holding = nil, nil, 0, nil, -1, false
-	f.writing, f.streams = nil, nil // Whoever still reads writes into the old spool, and finds nothing to settle.
-	f.hasher.Reset()
-	f.start(0, -1)
+	if guided && swarm {
+		// Who of the swarm was wrong can't be told: those who are trusted are asked first now.
+		f.sources = slices.SortedStableFunc(slices.Values(f.sources), func(a, b Source) int { return rank(a) - rank(b) })
+	}
+	f.from = nil
+	f.resume(false)
+}
+
+// untried gives the sources that have neither failed nor sent anything. Called with mu held.
+func (f *flight) untried() []Source {
+	return slices.DeleteFunc(slices.Clone(f.sources[f.dead:]), func(src Source) bool {
+		return slices.ContainsFunc(f.from, func(o Origin) bool { return o.String() == src.String() })
+	})
 }
 
 // rank sorts sources that are trusted before the others.

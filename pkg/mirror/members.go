@@ -102,7 +102,7 @@ func (m *Members) failed(member discovery.Member, ref reference.Reference, err e
 		return // Another was faster.
 	case errors.Is(err, peer.ErrDead):
 		m.finder.ReportDead(member.ID)
-	case errors.Is(err, peer.ErrWrongBytes):
+	case errors.Is(err, peer.ErrLied):
 		m.blame(member, ref, err)
 		return
 	}
@@ -133,9 +133,8 @@ func (m *Members) Tag(ctx context.Context, ref reference.Reference, claim access
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			// By age, because members' clocks differ.
-			if confirmed := m.now().Add(-answer.Age); newest.Target.Digest == "" || confirmed.After(newest.Confirmed) {
-				newest, vouched = content.Tag{Target: answer.Target, Confirmed: confirmed, Author: p.Member.ID.String()}, answer.Vouched
+			if newest.Target.Digest == "" || answer.Confirmed.After(newest.Confirmed) {
+				newest, vouched = content.Tag{Target: answer.Target, Confirmed: answer.Confirmed, Author: p.Member.ID.String()}, answer.Vouched
 			}
 		})
 	}

@@ -215,7 +215,7 @@ func TestWrongBytesFromAMember(t *testing.T) {
 			Held:   func(digest.Digest) bool { return false },
 		})
 		var got bytes.Buffer
-		r, err := g.Join(t.Context(), ref.Digest, -1, members.Source(ref, access.Ungoverned(ref.Repository)))
+		r, err := g.Join(t.Context(), ref.Digest, flight.SizeHint{}, members.Source(ref, access.Ungoverned(ref.Repository)))
 		if err == nil {
 			_, err = r.CopyRange(t.Context(), &got, 0, r.Size())
 			r.Close()
@@ -252,6 +252,7 @@ func TestNewestTagCounts(t *testing.T) {
 	says := func(d digest.Digest, age string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Docker-Content-Digest", d.String())
+			w.Header().Set("Content-Type", "application/test")
 			w.Header().Set("Content-Length", "7")
 			w.Header().Set("Age", age)
 		}

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -193,6 +194,9 @@ func (s *membersSource) use(member discovery.Member) {
 }
 
 func (s *membersSource) fail(member discovery.Member, err error) {
+	if errors.Is(err, peer.ErrBeyond) {
+		return // It is we who were told a wrong size.
+	}
 	s.mu.Lock()
 	s.failed[member.ID] = true
 	s.mu.Unlock()
@@ -298,7 +302,7 @@ func (s *membersStream) Read(p []byte) (int, error) {
 // last gives where the stream ends.
 func (s *membersStream) last() int64 {
 	if s.end >= 0 {
-		return s.end
+		return min(s.end, s.Size())
 	}
 	return s.Size()
 }

@@ -31,6 +31,8 @@ var (
 	ErrNotHeld = errors.New("member does not hold it")
 	// ErrBusy says that the member has no upload slot free.
 	ErrBusy = errors.New("member is busy")
+	// ErrBeyond says that the blob which the member has ends before what was asked for.
+	ErrBeyond = errors.New("the range is outside of what the member has")
 	// ErrDead says that the member could not be reached, or stopped answering.
 	ErrDead = errors.New("member does not answer")
 )
@@ -73,6 +75,10 @@ type ClientConfig struct {
 	Member, Zone string
 	// BytesPerSecond caps what is read of all blobs together; 0 is no cap.
 	BytesPerSecond int64
+	// Violations notes what members say that they can't mean. Nil notes nothing.
+	Violations *Violations
+	// Now is the clock. time.Now by default.
+	Now func() time.Time
 
 	Registerer prometheus.Registerer
 }
@@ -93,8 +99,10 @@ const (
 	ZoneHeader   = "Kioo-Zone"
 )
 
-// PieceHeader, with any value, is on requests for a swarm's pieces. They have upload slots of their own.
+// PieceHeader is on requests for a swarm's pieces. They have upload slots of their own.
 const PieceHeader = "Kioo-Piece"
+
+const pieceWanted = "1"
 
 // NewClient makes a client.
 func NewClient(cfg ClientConfig) *Client {
@@ -105,6 +113,9 @@ func NewClient(cfg ClientConfig) *Client {
 		if *d.value == 0 {
 			*d.value = d.std
 		}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	dialer := &dialer{
 		net: net.Dialer{Timeout: cfg.Connect, KeepAlive: 15 * time.Second}, tls: cfg.Credentials.Client(),
@@ -139,42 +150,19 @@ func NewClient(cfg ClientConfig) *Client {
 // maxRead is how many bytes are read at once under a bandwidth cap.
 const maxRead = 64 << 10
 
+// Violations is where it is noted what members say that they can't mean.
+func (c *Client) Violations() *Violations {
+	if c == nil {
+		return nil
+	}
+	return c.cfg.Violations
+}
+
 // Zone is where this member is.
 func (c *Client) Zone() string { return c.cfg.Zone }
 
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
-
-// TagAnswer is what a member says of a tag.
-type TagAnswer struct {
-	Target ocispec.Descriptor
-	// Age is how long ago the tag was heard to mean this.
-	Age time.Duration
-	// Vouched says that a registry was heard, and not only a runtime that had pulled it.
-	Vouched bool
-}
-
-// Tag asks a member what a tag means. addrs are all that the member is reached by, as in all calls.
-func (c *Client) Tag(ctx context.Context, addrs []string, ref reference.Reference) (TagAnswer, error) {
-	resp, err := c.do(ctx, http.MethodHead, addrs, ref, "manifests", nil)
-	if err != nil {
-		return TagAnswer{}, err
-	}
-	resp.Body.Close()
-	dgst, err := reference.ParseDigest(resp.Header.Get("Docker-Content-Digest"))
-	age, aerr := strconv.ParseInt(resp.Header.Get("Age"), 10, 32)
-	if err = errors.Join(err, aerr); err == nil && (age < 0 || resp.ContentLength < 0) {
-		err = errors.New("a negative age or size")
-	}
-	if err != nil {
-		return TagAnswer{}, fmt.Errorf("ask %s for %s: the answer makes no sense: %w", addrs[0], ref, err)
-	}
-	return TagAnswer{
-		Target:  ocispec.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: dgst, Size: resp.ContentLength},
-		Age:     time.Duration(age) * time.Second,
-		Vouched: resp.Header.Get("Warning") == "",
-	}, nil
-}
 
 // Manifest gets a manifest by digest and verifies it.
 func (c *Client) Manifest(ctx context.Context, addrs []string, ref reference.Reference) (ocispec.Descriptor, []byte, error) {
@@ -186,16 +174,23 @@ func (c *Client) Manifest(ctx context.Context, addrs []string, ref reference.Ref
 	}
 	in := c.stream(ctx, cancel, resp, resp.ContentLength, ref.String()+" from "+addrs[0])
 	defer in.Close()
+	kind := resp.Header.Get("Content-Type")
+	if err := CheckMediaType(kind); err != nil {
+		return ocispec.Descriptor{}, nil, c.lied(addrs, ref, err)
+	}
+	if resp.ContentLength > content.MaxManifestBytes {
+		return ocispec.Descriptor{}, nil, c.lied(addrs, ref, Violate(BadSize, "a manifest of %d bytes", resp.ContentLength))
+	}
 	body, err := io.ReadAll(io.LimitReader(in, content.MaxManifestBytes+1))
 	switch {
 	case err != nil:
 		return ocispec.Descriptor{}, nil, err
 	case len(body) > content.MaxManifestBytes:
-		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: larger than %d bytes", ref, addrs[0], content.MaxManifestBytes)
+		return ocispec.Descriptor{}, nil, c.lied(addrs, ref, Violate(BadSize, "a manifest of more than %d bytes", content.MaxManifestBytes))
 	case ref.Digest.Algorithm().FromBytes(body) != ref.Digest:
-		return ocispec.Descriptor{}, nil, fmt.Errorf("get %s from %s: %w", ref, addrs[0], ErrWrongBytes)
+		return ocispec.Descriptor{}, nil, c.lied(addrs, ref, fmt.Errorf("%w: %w", ErrWrongBytes, Violate(BadBytes, "they have another digest")))
 	}
-	return ocispec.Descriptor{MediaType: resp.Header.Get("Content-Type"), Digest: ref.Digest, Size: int64(len(body))}, body, nil
+	return ocispec.Descriptor{MediaType: kind, Digest: ref.Digest, Size: int64(len(body))}, body, nil
 }
 
 // ErrWrongBytes says that a member sent something else than what the digest names.
@@ -209,7 +204,7 @@ func (c *Client) Blob(ctx context.Context, addrs []string, ref reference.Referen
 
 // Piece is Blob for one piece [start, end) of a swarm.
 func (c *Client) Piece(ctx context.Context, addrs []string, ref reference.Reference, start, end int64) (*Stream, error) {
-	return c.blob(ctx, addrs, ref, start, end, http.Header{PieceHeader: {"1"}})
+	return c.blob(ctx, addrs, ref, start, end, http.Header{PieceHeader: {pieceWanted}})
 }
 
 func (c *Client) blob(
@@ -228,7 +223,7 @@ func (c *Client) blob(
 	if err != nil {
 		resp.Body.Close()
 		cancel(nil)
-		return nil, fmt.Errorf("get %s from %s: %w", ref, addrs[0], err)
+		return nil, c.lied(addrs, ref, err)
 	}
 	return c.stream(ctx, cancel, resp, size, ref.String()+" from "+addrs[0]), nil
 }
@@ -259,6 +254,8 @@ func (c *Client) do(
 		return resp, nil
 	case http.StatusNotFound:
 		err = ErrNotHeld
+	case http.StatusRequestedRangeNotSatisfiable:
+		err = ErrBeyond
 	case http.StatusTooManyRequests:
 		err = &Busy{Retry: retryAfter(resp.Header)}
 	default:
@@ -276,6 +273,16 @@ func (c *Client) Call(ctx context.Context, method string, addrs []string, path s
 	resp, err := c.send(ctx, method, addrs, u.String(), nil, body)
 	if err != nil {
 		return nil, fmt.Errorf("call %s%s: %w", addrs[0], path, err)
+	}
+	return resp, nil
+}
+
+// Listen asks a member, at such a path, to tell what it has of a blob that is said to have that many bytes.
+func (c *Client) Listen(ctx context.Context, addrs []string, path string, size int64) (*http.Response, error) {
+	u := url.URL{Scheme: "https", Host: addrs[0], Path: path}
+	resp, err := c.send(ctx, http.MethodGet, addrs, u.String(), http.Header{SizeHeader: {strconv.FormatInt(size, 10)}}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("listen to %s: %w", addrs[0], err)
 	}
 	return resp, nil
 }
@@ -323,22 +330,6 @@ func drain(body io.ReadCloser) {
 
 // drainWithin is how long an error's body may take.
 const drainWithin = 100 * time.Millisecond
-
-// wholeSize gives the size of the whole blob that an answer is, or is a part of. It refuses answers to another range.
-func wholeSize(resp *http.Response, off, end int64) (int64, error) {
-	if resp.StatusCode == http.StatusOK {
-		if off != 0 || end >= 0 || resp.ContentLength < 0 {
-			return 0, errors.New("the answer is not the range that was asked for")
-		}
-		return resp.ContentLength, nil
-	}
-	header := resp.Header.Get("Content-Range")
-	r, ok := httpclient.ParseContentRange(header)
-	if !ok || r.Total < 0 || r.First != off || end >= 0 && r.Last != end-1 || end < 0 && r.Last != r.Total-1 {
-		return 0, fmt.Errorf("the answer's Content-Range %q is not what was asked for", header)
-	}
-	return r.Total, nil
-}
 
 // Stream is a blob's bytes from a member. A member that stands still fails the read with ErrDead. It belongs to one
 // goroutine.

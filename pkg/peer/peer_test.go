@@ -254,10 +254,14 @@ func TestManifestAndTag(t *testing.T) {
 	c := client(t, creds)
 	tag := blobRef(body)
 	tag.Digest, tag.Tag = "", "v1"
+	before := time.Now()
 	answer, err := c.Tag(t.Context(), []string{addr}, tag)
+	if said := before.Sub(answer.Confirmed); said < 90*time.Second || said > 92*time.Second {
+		t.Errorf("an age of 90 seconds was heard as %v", said)
+	}
 	want := peer.TagAnswer{
-		Target: ocispec.Descriptor{MediaType: "application/test", Digest: digest.FromBytes(body), Size: int64(len(body))},
-		Age:    90 * time.Second, Vouched: true,
+		Target:    ocispec.Descriptor{MediaType: "application/test", Digest: digest.FromBytes(body), Size: int64(len(body))},
+		Confirmed: answer.Confirmed, Vouched: true,
 	}
 	if err != nil || !reflect.DeepEqual(answer, want) {
 		t.Errorf("tag: %+v, %v", answer, err)

@@ -60,6 +60,8 @@ type ServerConfig struct {
 	BytesPerSecond int64
 	// Drain is how long uploads may take to finish when the server ends. 10 seconds by default.
 	Drain time.Duration
+	// Violations notes what members say that they can't mean. Nil notes nothing.
+	Violations *Violations
 
 	Log        logr.Logger
 	Registerer prometheus.Registerer
@@ -125,6 +127,11 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	member, err := check(r)
+	if s.cfg.Violations.Note(string(member), r.RemoteAddr, r.URL.Path, err) {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	if strings.HasPrefix(r.URL.Path, controlPrefix) {
 		s.control.ServeHTTP(w, r)
 		return
@@ -134,7 +141,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.cfg.Handler.ServeHTTP(w, r) // Small answers need no slot: they tell where to get the large ones.
 		return
 	}
-	member := swarm.ID(r.Header.Get(MemberHeader))
 	if member == "" {
 		member = swarm.ID(r.RemoteAddr)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/mirror"
+	"github.com/kioo-dev/kioo/pkg/peer"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -23,6 +24,7 @@ func (h *Handler) manifest(w *response, req *http.Request, x *exchange) error {
 	x.source, x.stale = a.Source, a.Stale
 	if x.ref.Tag != "" {
 		w.Header().Set("Age", strconv.FormatInt(int64(a.Age.Seconds()), 10))
+		peer.SetAge(w.Header(), a.Age) // For other members.
 	}
 	if a.Stale {
 		// RFC 7234, section 5.5. RFC 9111 gave the header up, but has nothing in its place.

@@ -11,7 +11,7 @@ const fanOut = 8
 
 // assign gives what a member is to do.
 func (b *blob) assign(now time.Time, m *member, known []Neighbour) Assignment {
-	answer := Assignment{Size: b.size, Again: announceEvery}
+	answer := Assignment{Size: b.sizeFor(m.size), Again: announceEvery}
 	holders, learning := b.holders(now, m, known), b.learning(now)
 	switch {
 	case m.complete:
@@ -79,8 +79,8 @@ func (b *blob) leasesOf(m *member) []Lease {
 	for _, l := range m.leases {
 		start, _ := b.layout.Span(l.first)
 		_, end := b.layout.Span(l.last - 1)
-		if b.size < 0 {
-			start, end = 0, -1
+		if b.small() {
+			start, end = 0, max(m.size, -1)
 		}
 		if n := len(out); n > 0 && out[n-1].End == start && out[n-1].From == l.from {
 			out[n-1].End = end

@@ -23,7 +23,8 @@ const (
 
 // blob is what the tracker knows of one blob.
 type blob struct {
-	cfg *TrackerConfig
+	cfg  *TrackerConfig
+	name string
 	// clock numbers changes over all blobs, so that a blob that was forgotten and came back never repeats a version.
 	clock   *uint64
 	version uint64
@@ -34,7 +35,9 @@ type blob struct {
 	unknown  time.Time
 	partners int
 
-	size    int64 // Negative while unknown: then it is treated as one piece.
+	// size is what all members of the group believe in if the blob is cut. Of what is one piece it is what somebody said;
+	// negative while nobody has.
+	size    int64
 	layout  Layout
 	members map[ID]*member
 	// order has the members too: what is chosen at random must not depend on a map's order.
@@ -65,7 +68,8 @@ type source struct {
 type member struct {
 	id         ID
 	zone       string
-	index      int // In order.
+	index      int   // In order.
+	size       int64 // As it says; negative if it does not know.
 	have       Pieces
 	complete   bool
 	upstream   Upstream
@@ -90,8 +94,8 @@ type member struct {
 	links   []*member
 }
 
-func newBlob(cfg *TrackerConfig, clock *uint64) *blob {
-	b := &blob{cfg: cfg, clock: clock, size: -1, members: make(map[ID]*member), width: cfg.UpstreamLeases,
+func newBlob(cfg *TrackerConfig, clock *uint64, name string) *blob {
+	b := &blob{cfg: cfg, name: name, clock: clock, size: -1, members: make(map[ID]*member), width: cfg.UpstreamLeases,
 		sources: make(map[ID]*source)}
 	b.change()
 	b.cut(Layout{})
@@ -103,16 +107,10 @@ func (b *blob) change() {
 	b.version = *b.clock
 }
 
-// cut sets the layout, when the size becomes known: until then the whole is one piece.
+// cut sets the layout, before there are members.
 func (b *blob) cut(layout Layout) {
 	b.layout = layout
 	b.copies, b.leased = make([]uint16, layout.Pieces()), make([]uint16, layout.Pieces())
-	for _, m := range b.order {
-		for _, l := range m.leases {
-			l.last = layout.Pieces()
-			b.cover(l, 1)
-		}
-	}
 }
 
 // small tells whether the blob is not cut.
@@ -226,9 +224,9 @@ func (b *blob) learning(now time.Time) bool {
 // update takes an announcement in.
 func (b *blob) update(now time.Time, m *member, a Announce) {
 	m.seen, m.zone, m.stalled, m.waiting = now, a.Zone, a.Stalled, a.Waiting
+	m.size = a.Size
 	if b.size < 0 && a.Size >= 0 {
 		b.size = a.Size
-		b.cut(NewLayout(a.Size))
 		b.change()
 	}
 	have := a.Have.within(b.layout.Pieces())

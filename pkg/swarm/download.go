@@ -38,9 +38,8 @@ type Download struct {
 	have   Pieces
 	asked  Pieces // Requested and not here.
 	mine   Pieces // Covered by our leases.
-	hashes []Hash // As first told, or taken by ourselves.
-	told   Pieces // Pieces with a hash.
-	// avail counts the neighbours that have each piece, and nearHas has what neighbours of our zone have.
+	hashes hashes // As first told, or taken by ourselves.
+	// avail counts the neighbours that offer each piece, and nearHas has what neighbours of our zone offer.
 	avail   []uint16
 	nearNum []uint16
 	nearHas Pieces
@@ -73,6 +72,7 @@ type peer struct {
 	parting bool // Nothing more is asked of it, and then it is left.
 	follows bool // It hears us.
 	has     Pieces
+	offers  Pieces       // Those whose hash it told us. Nothing else is asked of it.
 	claims  map[int]Hash // Hashes that differ from what others told.
 	out     int
 	took    time.Duration
@@ -91,7 +91,7 @@ type request struct {
 // NewDownload gives one that has nothing and knows nobody.
 func NewDownload(cfg DownloadConfig) *Download {
 	n := cfg.Layout.Pieces()
-	d := &Download{cfg: cfg, n: n, hashes: make([]Hash, n), avail: make([]uint16, n), nearNum: make([]uint16, n),
+	d := &Download{cfg: cfg, n: n, hashes: newHashes(n), avail: make([]uint16, n), nearNum: make([]uint16, n),
 		peers: make(map[ID]*peer), banned: make(map[ID]time.Time)}
 	d.seeds = []*seed{{zone: cfg.Zone}}
 	return d
@@ -250,27 +250,21 @@ func (d *Download) Heard(now time.Time, member ID, haves []Have) []Action {
 	return d.flush()
 }
 
-// hear notes that a neighbour has a piece, and says whether that is news.
+// hear notes that a neighbour has a piece, and says whether that is news. Its first word of a piece counts.
 func (d *Download) hear(p *peer, have Have) bool {
-	if have.Piece < 0 || have.Piece >= d.n {
+	piece := have.Piece
+	if piece < 0 || piece >= d.n || !p.offers.Add(piece) {
 		return false
 	}
-	switch {
-	case d.told.Add(have.Piece):
-		d.hashes[have.Piece] = have.Hash
-	case d.hashes[have.Piece] != have.Hash:
+	if first, told := d.hashes.of(piece); !told {
+		d.hashes.set(piece, have.Hash)
+	} else if first != have.Hash {
 		if p.claims == nil {
 			p.claims = make(map[int]Hash)
 		}
-		p.claims[have.Piece] = have.Hash
+		p.claims[piece] = have.Hash
 	}
-	return d.holds(p, have.Piece)
-}
-
-func (d *Download) holds(p *peer, piece int) bool {
-	if !p.has.Add(piece) {
-		return false
-	}
+	p.has.Add(piece)
 	d.avail[piece]++
 	if p.near {
 		d.nearNum[piece]++
@@ -279,8 +273,19 @@ func (d *Download) holds(p *peer, piece int) bool {
 	return true
 }
 
-// HeardAll says that a neighbour has the whole blob. It is asked for pieces of which somebody told a hash; the others
-// come by leases.
+// hash gives what a neighbour itself told that a piece's hash is.
+func (d *Download) hash(p *peer, piece int) (Hash, bool) {
+	if !p.offers.Has(piece) {
+		return Hash{}, false
+	}
+	if claim, differs := p.claims[piece]; differs {
+		return claim, true
+	}
+	return d.hashes.of(piece)
+}
+
+// HeardAll says that a neighbour has the whole blob. It is asked for pieces of which it told the hash; the others come
+// by leases.
 func (d *Download) HeardAll(now time.Time, member ID) []Action {
 	p := d.peers[member]
 	if p == nil || !p.linked {
@@ -288,7 +293,7 @@ func (d *Download) HeardAll(now time.Time, member ID) []Action {
 	}
 	p.hears = true
 	for piece := range d.n {
-		if d.holds(p, piece) {
+		if p.has.Add(piece) {
 			d.seen(p, piece)
 		}
 	}

@@ -14,12 +14,12 @@ type rig struct {
 	d       *Download
 	now     time.Time
 	linked  map[ID]bool
-	told    map[ID]map[int]bool
+	told    map[ID]map[int]Hash
 	out     map[ID]map[int]bool
 	heard   map[ID]map[int]bool // What followers were told.
 	follows map[ID]bool
 	owned   map[ID]map[int]bool // What members said that they have, before their streams ended too.
-	have    map[int]bool
+	have    map[int]Hash
 	fetch   []Lease
 }
 
@@ -31,7 +31,7 @@ func (g *rig) do(actions []Action) {
 			if g.linked[id] || id == g.d.cfg.Self {
 				g.t.Fatalf("%v again", a)
 			}
-			g.linked[id], g.told[id], g.out[id] = true, make(map[int]bool), make(map[int]bool)
+			g.linked[id], g.told[id], g.out[id] = true, make(map[int]Hash), make(map[int]bool)
 			if len(g.linked) > mostPeers {
 				g.t.Fatalf("it listens to %d", len(g.linked))
 			}
@@ -42,8 +42,10 @@ func (g *rig) do(actions []Action) {
 			for _, pieces := range g.out {
 				total += len(pieces)
 			}
-			if !g.told[a.Member][a.Piece] || g.have[a.Piece] || g.out[a.Member][a.Piece] || total >= mostRequests ||
-				len(g.out[a.Member]) >= perPeer || !a.Deadline.After(g.now) || a.Hash != mark(a.Piece) {
+			_, here := g.have[a.Piece]
+			hash, told := g.told[a.Member][a.Piece]
+			if !told || a.Hash != hash || here || g.out[a.Member][a.Piece] || total >= mostRequests ||
+				len(g.out[a.Member]) >= perPeer || !a.Deadline.After(g.now) {
 				g.t.Fatalf("%v, with %d out there and %d in all", a, len(g.out[a.Member]), total)
 			}
 			g.out[a.Member][a.Piece] = true
@@ -51,7 +53,7 @@ func (g *rig) do(actions []Action) {
 			delete(g.out[a.Member], a.Piece)
 		case Tell:
 			for _, have := range a.Haves {
-				if !g.follows[a.Member] || !g.have[have.Piece] || have.Hash != mark(have.Piece) {
+				if hash, here := g.have[have.Piece]; !g.follows[a.Member] || !here || have.Hash != hash {
 					g.t.Fatalf("%v", a)
 				}
 				g.heard[a.Member][have.Piece] = true
@@ -72,10 +74,22 @@ func (g *rig) cut(id ID) {
 
 func mark(piece int) Hash { return Hash{byte(piece), byte(piece >> 8), 1} }
 
+// word is what a member says that a piece's hash is. One of four tells other hashes than the rest, and some tell that
+// it is all zeros.
+func word(id ID, piece int) Hash {
+	switch len(id) + int(id[len(id)-1]) {
+	case 50, 54:
+		return Hash{byte(piece), byte(piece >> 8), 2}
+	case 51:
+		return Hash{}
+	}
+	return mark(piece)
+}
+
 // got notes a piece before the actions that follow from it are looked at.
 func (g *rig) got(id ID, piece int) {
+	g.have[piece] = g.told[id][piece]
 	delete(g.out[id], piece)
-	g.have[piece] = true
 }
 
 func (g *rig) someone() ID { return ID(fmt.Sprint("m", g.r.IntN(30))) }
@@ -117,24 +131,37 @@ func (g *rig) step(layout Layout) {
 	case 5, 6, 7:
 		if g.linked[id] {
 			piece := g.r.IntN(layout.Pieces())
-			g.told[id][piece] = true
+			if _, again := g.told[id][piece]; !again {
+				g.told[id][piece] = word(id, piece)
+			}
 			if g.owned[id] == nil {
 				g.owned[id] = make(map[int]bool)
 			}
 			g.owned[id][piece] = true
-			g.do(g.d.Heard(g.now, id, []Have{{piece, mark(piece)}}))
+			g.do(g.d.Heard(g.now, id, []Have{{piece, word(id, piece)}}))
 		}
 	case 8:
 		if len(g.fetch) > 0 {
 			first, last := layout.Covered(g.fetch[0].Start, g.fetch[0].End)
 			if first < last {
 				piece := first + g.r.IntN(last-first)
-				g.have[piece] = true
+				if _, here := g.have[piece]; !here {
+					g.have[piece] = mark(piece)
+				}
 				g.do(g.d.Fetched(g.now, Have{piece, mark(piece)}))
 			}
 		}
 	case 9:
 		g.do(g.d.Tick(g.now))
+		if g.linked[id] && g.r.IntN(8) == 0 { // It has all, and told the hashes of some.
+			if g.owned[id] == nil {
+				g.owned[id] = make(map[int]bool)
+			}
+			for piece := range layout.Pieces() {
+				g.owned[id][piece] = true
+			}
+			g.do(g.d.HeardAll(g.now, id))
+		}
 	default:
 		for piece := range g.out[id] {
 			switch g.r.IntN(12) {
@@ -161,8 +188,8 @@ func TestDownloadAgainstModel(t *testing.T) {
 	for seed := range uint64(40) {
 		layout := NewLayout([]int64{5 << 20, 30 << 20, 100 << 20}[seed%3])
 		r := rand.New(rand.NewPCG(seed, 5))
-		g := &rig{t: t, r: r, now: time.Unix(0, 0), linked: make(map[ID]bool), told: make(map[ID]map[int]bool), out: make(map[ID]map[int]bool),
-			heard: make(map[ID]map[int]bool), follows: make(map[ID]bool), owned: make(map[ID]map[int]bool), have: make(map[int]bool),
+		g := &rig{t: t, r: r, now: time.Unix(0, 0), linked: make(map[ID]bool), told: make(map[ID]map[int]Hash), out: make(map[ID]map[int]bool),
+			heard: make(map[ID]map[int]bool), follows: make(map[ID]bool), owned: make(map[ID]map[int]bool), have: make(map[int]Hash),
 			d: NewDownload(DownloadConfig{Self: "self", Zone: "z0", Layout: layout, Rand: rand.New(rand.NewPCG(seed, 6))})}
 		for range 4000 {
 			g.step(layout)

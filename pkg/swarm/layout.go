@@ -4,6 +4,9 @@ const (
 	// OnePiece is the size below which a blob is not cut: it travels as a whole.
 	OnePiece = 4 << 20
 
+	// MaxSize is the largest size that a blob can be said to have: 16 TiB. What is larger is a lie, or a mistake.
+	MaxSize = 1 << 44
+
 	minPieceSize = 256 << 10
 	maxPieceSize = 8 << 20
 	// leastPieces is how many pieces a blob is cut into at least, where the bounds of the piece's size allow: fewer,

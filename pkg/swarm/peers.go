@@ -55,10 +55,11 @@ func (d *Download) meet(n Neighbour) *peer {
 
 // forget takes out what a neighbour has, and what was asked of it.
 func (d *Download) forget(p *peer) {
-	for piece := range p.has.All {
+	for piece := range p.offers.All {
 		d.lacks(p, piece)
 	}
-	p.has, p.claims, p.linked, p.hears, p.parting = Pieces{}, nil, false, false, false
+	p.has, p.offers, p.claims = Pieces{}, Pieces{}, nil
+	p.linked, p.hears, p.parting = false, false, false
 	for i := len(d.out) - 1; i >= 0; i-- {
 		if d.out[i].from == p {
 			d.unask(i)

@@ -61,19 +61,19 @@ func (d *Download) rarest(now time.Time) int {
 		return -1
 	}
 	for i := range (d.n + 63) / 64 {
-		if d.told.word(i)&^d.have.word(i)&^d.asked.word(i)&^d.mine.word(i) == 0 {
+		if ^d.have.word(i)&^d.asked.word(i)&^d.mine.word(i) == 0 {
 			continue
 		}
 		var near, far uint64
 		for _, p := range d.ready {
 			if p.near {
-				near |= p.has.word(i)
+				near |= p.offers.word(i)
 			} else {
-				far |= p.has.word(i)
+				far |= p.offers.word(i)
 			}
 		}
 		// Across zones only what no neighbour of our own has.
-		want := (near | far&^d.nearHas.word(i)) & d.told.word(i) &^ d.have.word(i) &^ d.asked.word(i) &^ d.mine.word(i)
+		want := (near | far&^d.nearHas.word(i)) &^ d.have.word(i) &^ d.asked.word(i) &^ d.mine.word(i)
 		for ; want != 0; want &= want - 1 {
 			piece := i*64 + bits.TrailingZeros64(want)
 			if inOrder && piece >= first {
@@ -112,7 +112,7 @@ func (d *Download) best(now time.Time, piece int, but *peer) (best *peer) {
 		return 0
 	}
 	for _, p := range d.order {
-		if p == but || !p.has.Has(piece) || !p.ready(now) || !p.near && d.nearHas.Has(piece) && but == nil {
+		if p == but || !p.offers.Has(piece) || !p.ready(now) || !p.near && d.nearHas.Has(piece) && but == nil {
 			continue
 		}
 		c := 1
@@ -150,7 +150,7 @@ func (d *Download) twice(now time.Time) {
 		if len(d.out) >= mostRequests {
 			return
 		}
-		if d.have.Has(piece) || d.avail[piece] == 0 || !d.told.Has(piece) {
+		if d.have.Has(piece) || d.avail[piece] == 0 {
 			continue
 		}
 		var first *peer
@@ -170,14 +170,14 @@ func (d *Download) twice(now time.Time) {
 }
 
 func (d *Download) request(now time.Time, p *peer, piece int) {
+	hash, told := d.hash(p, piece)
+	if !told {
+		return // What can't be checked is not asked for.
+	}
 	d.asked.Add(piece)
 	p.out++
 	r := request{piece: piece, from: p, since: now, deadline: now.Add(d.due())}
 	d.out = append(d.out, r)
-	hash, ok := p.claims[piece]
-	if !ok {
-		hash = d.hashes[piece]
-	}
 	d.do(Request{Member: p.Member, Piece: piece, Hash: hash, Deadline: r.deadline})
 }
 
@@ -211,8 +211,8 @@ func (d *Download) Arrived(now time.Time, member ID, piece int) []Action {
 		took := now.Sub(r.since)
 		d.took, r.from.took = smooth(d.took, took), smooth(r.from.took, took)
 		r.from.fails = 0
-		if hash, ok := r.from.claims[piece]; ok {
-			d.hashes[piece] = hash
+		if hash, told := d.hash(r.from, piece); told {
+			d.hashes.set(piece, hash)
 		}
 		d.unask(i)
 	}
@@ -232,8 +232,7 @@ func smooth(old, value time.Duration) time.Duration {
 func (d *Download) Fetched(now time.Time, have Have) []Action {
 	d.start(now)
 	if have.Piece >= 0 && have.Piece < d.n && !d.have.Has(have.Piece) {
-		d.hashes[have.Piece] = have.Hash
-		d.told.Add(have.Piece)
+		d.hashes.set(have.Piece, have.Hash)
 		d.got(now, have.Piece, nil)
 		d.pick(now)
 	}
@@ -311,8 +310,13 @@ func (d *Download) Wrong(now time.Time, member ID, piece int) []Action {
 		return nil
 	}
 	d.do(Blame{Member: member, Piece: piece})
+	return d.Lied(now, member)
+}
+
+// Lied says that a neighbour told what it can't mean. It is left for as long as one that sent wrong bytes.
+func (d *Download) Lied(now time.Time, member ID) []Action {
 	d.ban(now, member, 24*time.Hour)
-	if p.linked {
+	if p := d.peers[member]; p != nil && p.linked {
 		d.do(Disconnect{Member: member})
 		d.forget(p)
 	}

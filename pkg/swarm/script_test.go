@@ -134,7 +134,7 @@ func (s *trackerScript) play(now time.Time, words []string) []string {
 		s.Gone(now, ID(words[1]))
 		return nil
 	case "changed":
-		return []string{strconv.FormatUint(s.Changed("blob"), 10)}
+		return []string{strconv.FormatUint(s.Changed(s.Group("blob", -1)), 10)}
 	}
 	who, o := neighbours(words[1])[0], options(words[2:])
 	a := Announce{Member: who.Member, Zone: who.Zone, Size: megabytes(o["size"])}

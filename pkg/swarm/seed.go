@@ -69,9 +69,11 @@ func (d *Download) spread(now time.Time, piece int, from *peer) {
 }
 
 func (d *Download) haves(pieces ...int) []Have {
-	haves := make([]Have, len(pieces))
-	for i, piece := range pieces {
-		haves[i] = Have{Piece: piece, Hash: d.hashes[piece]}
+	haves := make([]Have, 0, len(pieces))
+	for _, piece := range pieces {
+		if hash, ok := d.hashes.of(piece); ok {
+			haves = append(haves, Have{Piece: piece, Hash: hash})
+		}
 	}
 	return haves
 }

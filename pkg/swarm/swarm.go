@@ -63,7 +63,7 @@ type Announce struct {
 
 // Assignment is the coordinator's answer.
 type Assignment struct {
-	// Size is the blob's size as first said by a member; negative while unknown.
+	// Size is the blob's size: what the member said, or else what others said; negative while unknown.
 	Size int64
 	// Holders are members that hold all of the blob, the preferred ones (same zone, less used) first. At most 16.
 	Holders []ID

@@ -27,7 +27,8 @@ type TrackerConfig struct {
 // is not safe for concurrent use.
 type Tracker struct {
 	cfg     TrackerConfig
-	blobs   map[string]*blob
+	blobs   map[string]*blob   // By what Group gives.
+	sized   map[string][]*blob // Those that are cut, by the blob's name.
 	version uint64
 }
 
@@ -47,36 +48,28 @@ func NewTracker(cfg TrackerConfig) *Tracker {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 3 * time.Second
 	}
-	return &Tracker{cfg: cfg, blobs: make(map[string]*blob)}
+	return &Tracker{cfg: cfg, blobs: make(map[string]*blob), sized: make(map[string][]*blob)}
 }
 
 // Announce takes what a member says of a blob, with the members that discovery knows to hold it, and gives the answer.
 func (t *Tracker) Announce(now time.Time, name string, a Announce, holders []Neighbour) Assignment {
-	b := t.blobs[name]
+	group := t.Group(name, a.Size)
+	t.leave(now, name, group, a)
+	if a.Leaving {
+		return Assignment{Size: a.Size, Again: announceEvery}
+	}
+	b := t.blobs[group]
 	if b == nil {
-		if a.Leaving {
-			return Assignment{Size: a.Size, Again: announceEvery}
-		}
-		t.makeRoom()
-		b = newBlob(&t.cfg, &t.version)
-		t.blobs[name] = b
+		b = t.start(name, group, a.Size)
 	}
 	b.seen = now
 	b.sweep(now)
-	if a.Leaving {
-		b.remove(now, b.members[a.Member])
-		return Assignment{Size: b.size, Again: announceEvery}
-	}
 	m := b.members[a.Member]
-	away := m == nil || now.Sub(m.seen) > learnAll // With another tracker, if any.
-	if b.size >= 0 && a.Size >= 0 && a.Size != b.size {
-		b.remove(now, m) // Its pieces are others. Who is wrong about the size shows when it is done.
-		return Assignment{Size: b.size, NoSource: true, Again: announceEvery}
-	}
+	away := m == nil || now.Sub(m.seen) > learnAll // With another tracker, or in another group, if any.
 	if m == nil {
 		if len(b.order) >= t.cfg.Members {
 			given := holders[:min(len(holders), maxHolders)]
-			return Assignment{Size: b.size, Holders: ids(given), NoSource: len(given) == 0, Again: announceEvery}
+			return Assignment{Size: b.sizeFor(a.Size), Holders: ids(given), NoSource: len(given) == 0, Again: announceEvery}
 		}
 		m = b.add(now, a)
 	}
@@ -98,7 +91,7 @@ func (t *Tracker) makeRoom() {
 			oldest = name
 		}
 	}
-	delete(t.blobs, oldest)
+	t.forget(oldest)
 }
 
 // Gone takes a member out of all blobs, because it is known to be dead, and with it all leases on what it holds.
@@ -116,14 +109,14 @@ func (t *Tracker) Tick(now time.Time) {
 	for name, b := range t.blobs {
 		b.sweep(now)
 		if len(b.order) == 0 {
-			delete(t.blobs, name)
+			t.forget(name)
 		}
 	}
 }
 
-// Changed gives a number that changes whenever somebody who was told to wait may be told something else now.
-func (t *Tracker) Changed(name string) uint64 {
-	if b := t.blobs[name]; b != nil {
+// Changed gives a number that changes whenever somebody of a group who was told to wait may be told something else now.
+func (t *Tracker) Changed(group string) uint64 {
+	if b := t.blobs[group]; b != nil {
 		return b.version
 	}
 	return 0

@@ -45,11 +45,12 @@ func TestTrackerAgainstModel(t *testing.T) {
 				a.Reading = append(a.Reading, Lease{Start: start, End: start + r.Int64N(size), From: []ID{"", "h1"}[r.IntN(2)]})
 			}
 			var before []uint16
-			if b := tr.blobs["b"]; b != nil && len(a.Reading) == 0 { // Else it may go on with what others have a part of.
+			group := tr.Group("b", a.Size)
+			if b := tr.blobs[group]; b != nil && len(a.Reading) == 0 { // Else it may go on with what others have a part of.
 				before = slices.Clone(b.leased)
 			}
 			answer := tr.Announce(now, "b", a, holders)
-			if err := recount(tr.blobs["b"], before, a.Member); err != "" {
+			if err := recount(tr.blobs[group], before, a.Member); err != "" {
 				t.Fatalf("seed %d, step %d, %+v: %s", seed, step, a, err)
 			}
 			if err := sane(answer, a, size); err != "" {
@@ -179,7 +180,7 @@ func TestGraph(t *testing.T) {
 			}
 			now = now.Add(time.Second)
 		}
-		b := tr.blobs["b"]
+		b := tr.blobs[tr.Group("b", 1<<30)]
 		for _, m := range b.order {
 			if len(m.links) < degree-4 || len(m.links) > degree+2*farLinks {
 				t.Errorf("%s has %d links", m.id, len(m.links))

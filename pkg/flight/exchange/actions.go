@@ -2,8 +2,10 @@ package exchange
 
 import (
 	"context"
+	"strings"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 )
 
@@ -16,7 +18,7 @@ func (p *party) do(now time.Time, actions []swarm.Action) {
 		case swarm.Disconnect:
 			p.disconnect(a.Member)
 		case swarm.Request:
-			p.ask(a)
+			p.ask(now, a)
 		case swarm.Cancel:
 			p.cancelRequest(request{a.Member, a.Piece})
 		case swarm.Fetch, swarm.Release: // The leases are read as the assignment has them, also without a picker.
@@ -84,6 +86,25 @@ func (p *party) lost(now time.Time, n *neighbour, err error) {
 	}
 }
 
+// lied ends the conversation with a neighbour that said what it can't mean.
+func (p *party) lied(now time.Time, n *neighbour, err error) {
+	if p.neighbours[n.id] != n {
+		return
+	}
+	p.accuse(n.id, n.member, err)
+	p.disconnect(n.id)
+	p.do(now, p.download.Lied(now, n.id))
+}
+
+// accuse notes that a member is not to be believed of this blob.
+func (p *party) accuse(id swarm.ID, member discovery.Member, err error) {
+	p.wrong[id] = true
+	p.x.cfg.Peers.Violations().Note(string(id), strings.Join(member.PeerAPI, " "), p.ref.Digest.String(), err)
+	if len(member.PeerAPI) > 0 && p.x.cfg.Blame != nil {
+		p.x.cfg.Blame(member, p.ref, err)
+	}
+}
+
 // heardOf takes what a neighbour says that it has.
 func (p *party) heardOf(now time.Time, n *neighbour, f frame) {
 	if p.neighbours[n.id] != n {
@@ -99,12 +120,9 @@ func (p *party) heardOf(now time.Time, n *neighbour, f frame) {
 
 // blame notes that a member sent wrong bytes.
 func (p *party) blame(id swarm.ID, piece int) {
-	p.wrong[id] = true
-	member, ok := p.member(id)
+	member, _ := p.member(id)
 	p.log.Info("member sent a wrong piece", "peer", string(id), "address", member.PeerAPI, "piece", piece)
-	if ok && p.x.cfg.Blame != nil {
-		p.x.cfg.Blame(member, p.ref, errWrongPiece)
-	}
+	p.accuse(id, member, errWrongPiece)
 }
 
 // followed adds a member that listens to us. It tells whether there is room.
@@ -113,7 +131,7 @@ func (p *party) followed(now time.Time, f *follower) bool {
 		old.end(false)
 		p.unfollowed(now, old)
 	}
-	if len(p.followers) >= p.x.cfg.MaxFollowers {
+	if len(p.followers) >= p.x.cfg.MaxFollowers || !p.agrees(f) {
 		return false
 	}
 	p.followers[f.id] = f
@@ -125,6 +143,9 @@ func (p *party) followed(now time.Time, f *follower) bool {
 	}
 	return true
 }
+
+// agrees tells whether a follower may believe in the same size of the blob: in another, pieces are others.
+func (p *party) agrees(f *follower) bool { return f.size < 0 || p.size < 0 || f.size == p.size }
 
 func (p *party) unfollowed(now time.Time, f *follower) {
 	if p.followers[f.id] != f {

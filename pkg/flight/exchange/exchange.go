@@ -103,7 +103,7 @@ func New(cfg Config) (*Exchange, error) {
 	x.ctx, x.cancel = context.WithCancel(context.Background())
 	factory := promauto.With(cfg.Registerer)
 	x.requests = factory.NewCounterVec(prometheus.CounterOpts{
-		Name: "kioo_swarm_requests_total", Help: "Pieces asked of neighbours, by result: arrived, refused, late, lost, wrong or cancelled.",
+		Name: "kioo_swarm_requests_total", Help: "Pieces asked of neighbours, by result: arrived, refused, late, lost, wrong, another (of a blob of another size) or cancelled.",
 	}, []string{"result"})
 	x.leases = factory.NewCounterVec(prometheus.CounterOpts{
 		Name: "kioo_swarm_leases_total", Help: "Leases that were read, by where from (upstream, member) and result: done, released or failed.",
@@ -123,10 +123,35 @@ func (x *Exchange) Guide(ctx context.Context, task *flight.Guided) error {
 	if !ok {
 		return errors.New("no source says what it is asked for")
 	}
-	dgst := task.Digest()
-	if _, hint := task.Size(); hint >= 0 && hint < swarm.OnePiece {
-		return errors.New("it is one piece, for which its sources agree with the other members")
+	for moves := 0; ; moves++ {
+		if size := believed(task); size >= 0 && size < swarm.OnePiece {
+			return errors.New("it is one piece, for which its sources agree with the other members")
+		}
+		err := x.guide(ctx, task, ref)
+		if !errors.Is(err, errMoved) || moves == maxMoves {
+			return err
+		}
 	}
+}
+
+// maxMoves bounds how often a flight goes to the swarm of another size.
+const maxMoves = 4
+
+// believed gives what is known of a blob's size, or else what was heard; negative if nothing.
+func believed(task *flight.Guided) int64 {
+	size, hint := task.Size()
+	if size >= 0 {
+		return size
+	}
+	if size, ok := hint.Bytes(); ok && size <= swarm.MaxSize {
+		return size
+	}
+	return -1
+}
+
+// guide guides a flight for as long as it is believed to have one size.
+func (x *Exchange) guide(ctx context.Context, task *flight.Guided, ref reference.Reference) error {
+	dgst := task.Digest()
 	if at, ok := x.doubted.Get(dgst); ok && time.Since(at) < doubtFor {
 		return errDoubted
 	}

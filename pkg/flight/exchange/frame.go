@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"time"
 
+	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 )
 
@@ -57,15 +59,15 @@ func readFrame(r *bufio.Reader, pieces int) (frame, error) {
 		return frame{all: true}, nil
 	case frameHaves:
 	default:
-		return frame{}, fmt.Errorf("a frame of unknown kind %d", kind)
+		return frame{}, peer.Violate(peer.BadMessage, "a frame of unknown kind %d", kind)
 	}
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return frame{}, fmt.Errorf("a frame is cut short: %w", err)
 	}
 	n := int(binary.BigEndian.Uint16(head[:]))
-	if n > maxHaves {
-		return frame{}, fmt.Errorf("a frame of %d pieces, more than %d", n, maxHaves)
+	if n == 0 || n > maxHaves {
+		return frame{}, peer.Violate(peer.BadCount, "a frame of %d pieces", n)
 	}
 	f := frame{haves: make([]swarm.Have, 0, n)}
 	var entry [haveBytes]byte
@@ -74,10 +76,45 @@ func readFrame(r *bufio.Reader, pieces int) (frame, error) {
 			return frame{}, fmt.Errorf("a frame is cut short: %w", err)
 		}
 		piece := binary.BigEndian.Uint32(entry[:])
-		if piece >= uint32(pieces) {
-			return frame{}, fmt.Errorf("piece %d of a blob of %d", piece, pieces)
+		if uint64(piece) >= uint64(pieces) {
+			return frame{}, peer.Violate(peer.BadPiece, "piece %d of a blob of %d", piece, pieces)
 		}
 		f.haves = append(f.haves, swarm.Have{Piece: int(piece), Hash: swarm.Hash(entry[4:])})
+	}
+	return f, nil
+}
+
+// telling is what a member has told on one stream, and what it can tell yet.
+type telling struct {
+	pieces int // Of the blob.
+	began  time.Time
+	told   swarm.Pieces
+	alive  int
+}
+
+// idle is how many frames without news there may be beyond those that are due.
+const idle = 16
+
+// read reads the next frame. It fails with a violation if the member can't mean it after what it told before: a piece
+// twice, more frames than there can be, or anything behind the last.
+func (t *telling) read(r *bufio.Reader, now func() time.Time) (frame, error) {
+	f, err := readFrame(r, t.pieces)
+	if err != nil {
+		return frame{}, err
+	}
+	for _, have := range f.haves {
+		if !t.told.Add(have.Piece) {
+			return frame{}, peer.Violate(peer.BadPiece, "piece %d twice", have.Piece)
+		}
+	}
+	switch {
+	case f.all && r.Buffered() > 0:
+		return frame{}, peer.Violate(peer.BadMessage, "%d bytes behind the last frame", r.Buffered())
+	case f.all || len(f.haves) > 0:
+		return f, nil
+	}
+	if t.alive++; t.alive > idle+int(now().Sub(t.began)/(aliveEvery/2)) {
+		return frame{}, peer.Violate(peer.BadCount, "%d frames without news", t.alive)
 	}
 	return f, nil
 }

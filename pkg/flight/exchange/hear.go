@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/discovery"
+	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 )
 
@@ -22,7 +23,7 @@ const (
 	silentFor  = 5 * time.Second
 )
 
-var errWrongPiece = errors.New("a piece is not what its hash says")
+var errWrongPiece = peer.Violate(peer.BadBytes, "a piece is not what its hash says")
 
 // neighbour is a member that we listen to. Its fields belong to the party's goroutine, but for those that never change.
 type neighbour struct {
@@ -37,7 +38,12 @@ func (n *neighbour) distant() bool { return n.member.Zone != n.p.x.cfg.Zone }
 
 // listen reads the neighbour's stream until it ends.
 func (n *neighbour) listen(ctx context.Context) {
-	if err := n.hear(ctx); err != nil && ctx.Err() == nil {
+	err := n.hear(ctx)
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(err, peer.ErrLied):
+		n.p.post(func(now time.Time) { n.p.lied(now, n, err) })
+	default:
 		n.p.post(func(now time.Time) { n.p.lost(now, n, err) })
 	}
 }
@@ -49,7 +55,8 @@ func (n *neighbour) hear(ctx context.Context) error {
 	defer cancel()
 	silence := time.AfterFunc(silentFor, cancel)
 	defer silence.Stop()
-	resp, err := p.peers.Call(ctx, http.MethodGet, n.member.PeerAPI, Path+p.key+"/"+p.ref.Repository.String(), nil)
+	told := telling{pieces: p.layout.Pieces(), began: time.Now()}
+	resp, err := p.peers.Listen(ctx, n.member.PeerAPI, Path+p.key+"/"+p.ref.Repository.String(), p.size)
 	if err != nil {
 		return err
 	}
@@ -66,7 +73,7 @@ func (n *neighbour) hear(ctx context.Context) error {
 	}
 	in := bufio.NewReader(resp.Body)
 	for {
-		f, err := readFrame(in, p.layout.Pieces())
+		f, err := told.read(in, time.Now)
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("silent for %v", silentFor)

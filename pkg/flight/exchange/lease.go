@@ -198,9 +198,29 @@ func (p *party) read(ctx context.Context, l *lease, sources []flight.Source) err
 			return err
 		}
 		last = fmt.Errorf("%s: %w", src, err)
+		p.probe(ctx, l, src)
 		p.log.V(1).Info("lease can't be read", "source", src.String(), "reason", err.Error())
 	}
 	return last
+}
+
+// probed is how much of a blob's start is read to learn its size.
+const probed = 256 << 10
+
+// probe reads the start of a blob of which another range could not be read: the blob may end before that, if its size
+// is only what somebody said.
+func (p *party) probe(ctx context.Context, l *lease, src flight.Source) {
+	if size, _ := p.task.Size(); size >= 0 || l.start == 0 || ctx.Err() != nil {
+		return
+	}
+	if err := p.task.Pull(0, probed, nil).Run(ctx, src); err != nil {
+		p.log.V(1).Info("blob's start can't be read either", "source", src.String(), "reason", err.Error())
+		return
+	}
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
 }
 
 // readFrom reads what is missing of a lease from one source.

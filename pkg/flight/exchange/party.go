@@ -184,22 +184,29 @@ func (p *party) tick(now time.Time) {
 	}
 }
 
-// learn notices that the blob's size is known.
+// errMoved says that the blob has another size than the party believed, so that the flight belongs to another swarm.
+var errMoved = errors.New("the blob has another size")
+
+// learn notices that the blob's size is known, or that it was heard. What a source says counts more than that.
 func (p *party) learn(now time.Time) {
-	size, hint := p.task.Size()
+	size, _ := p.task.Size()
 	switch {
-	case p.size < 0 && size >= 0:
-		p.sized(now, size)
-	case p.size < 0 && hint >= 0:
-		p.sized(now, hint)
-	case size >= 0 && size != p.size:
-		p.leave(fmt.Errorf("the blob has %d bytes, and not %d as others say", size, p.size))
+	case p.size < 0 && believed(p.task) >= 0:
+		p.sized(now, believed(p.task))
+	case size >= 0 && p.size >= 0 && size != p.size:
+		p.leave(fmt.Errorf("%w: %d bytes, and not %d as was said", errMoved, size, p.size))
 	}
 }
 
-// sized takes the blob's size, which others may be waiting for.
+// sized takes the blob's size, which others may be waiting for. Who follows and believes in another one is left.
 func (p *party) sized(now time.Time, size int64) {
 	p.size, p.layout = size, swarm.NewLayout(size)
+	for _, f := range p.followers {
+		if !p.agrees(f) {
+			f.end(false)
+			p.unfollowed(now, f)
+		}
+	}
 	p.hasher.start(p.layout)
 	p.engage(now)
 	p.report(now)

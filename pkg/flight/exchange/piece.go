@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/peer"
@@ -18,7 +19,6 @@ type outcome struct {
 	err    error
 	retry  time.Duration
 	hash   swarm.Hash // Of what arrived.
-	told   bool       // The neighbour said that it would be this one.
 }
 
 const (
@@ -27,6 +27,7 @@ const (
 	late      = "late"
 	lost      = "lost"
 	wrong     = "wrong"
+	another   = "another"
 	cancelled = "cancelled"
 	present   = "present"
 )
@@ -35,7 +36,7 @@ const (
 const absentRetry = time.Second
 
 // ask asks a neighbour for a piece.
-func (p *party) ask(a swarm.Request) {
+func (p *party) ask(now time.Time, a swarm.Request) {
 	r := request{a.Member, a.Piece}
 	n := p.neighbours[a.Member]
 	if n == nil || p.requests[r] != nil {
@@ -44,7 +45,9 @@ func (p *party) ask(a swarm.Request) {
 	}
 	// The spool is there from the first piece on, by what others say of the size.
 	if err := p.task.Begin(p.size); err != nil {
-		p.leave(err)
+		if p.learn(now); !p.over {
+			p.leave(err)
+		}
 		return
 	}
 	ctx, cancel := context.WithDeadline(p.ctx, a.Deadline)
@@ -76,17 +79,17 @@ func (p *party) concluded(now time.Time, r request, n *neighbour, o outcome) {
 	delete(p.requests, r)
 	switch o.result {
 	case arrived:
-		if o.told {
-			p.hashes[r.piece] = o.hash
-			p.do(now, p.download.Arrived(now, r.member, r.piece))
-		} else { // From a holder of the whole: as from a lease, this member is the first to say what the hash is.
-			p.brought(now, swarm.Have{Piece: r.piece, Hash: o.hash})
-		}
+		p.hashes[r.piece] = o.hash
+		p.do(now, p.download.Arrived(now, r.member, r.piece))
 	case refused:
 		p.do(now, p.download.Refused(now, r.member, r.piece, o.retry))
 	case late:
 		p.late[r.member]++
 		p.do(now, p.download.TimedOut(now, r.member, r.piece))
+	case another: // Its flight has started over, or it is not what we think.
+		p.x.cfg.Peers.Violations().Note(string(n.id), strings.Join(n.member.PeerAPI, " "), p.ref.Digest.String(), o.err)
+		p.disconnect(n.id)
+		p.do(now, p.download.Lied(now, r.member))
 	case wrong:
 		p.do(now, p.download.Wrong(now, r.member, r.piece))
 	case lost:
@@ -115,20 +118,19 @@ func (n *neighbour) get(ctx context.Context, piece int, want swarm.Hash) outcome
 	}
 	defer in.Close()
 	if in.Size() != p.size {
-		return outcome{result: wrong, err: fmt.Errorf("says the blob has %d bytes, but it has %d", in.Size(), p.size)}
+		return outcome{result: another, err: peer.Violate(peer.BadSize, "a piece of %d bytes, of a blob of %d", in.Size(), p.size)}
 	}
 	got, err := p.copyPiece(into, in, end-start)
 	if err != nil {
 		return failure(ctx, err)
 	}
-	told := want != swarm.Hash{} // Who holds the whole may know of no hashes.
-	if told && got != want {
+	if got != want {
 		return outcome{result: wrong, err: errWrongPiece}
 	}
 	if err := into.Keep(p.origin, n.distant()); err != nil {
 		return outcome{result: refused, err: err, retry: absentRetry}
 	}
-	return outcome{result: arrived, hash: got, told: told}
+	return outcome{result: arrived, hash: got}
 }
 
 // copyPiece moves all bytes of a piece, and gives their hash.
@@ -159,6 +161,8 @@ func failure(ctx context.Context, err error) outcome {
 		return outcome{result: late, err: err}
 	case ctx.Err() != nil:
 		return outcome{result: cancelled, err: err}
+	case errors.Is(err, peer.ErrLied):
+		return outcome{result: wrong, err: err}
 	case errors.As(err, &busy):
 		return outcome{result: refused, err: err, retry: busy.Retry}
 	case errors.Is(err, peer.ErrNotHeld):

@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -20,14 +21,13 @@ const (
 	batchFor = 5 * time.Millisecond
 	// tellWithin is how long a follower may take to accept them.
 	tellWithin = 5 * time.Second
-	// maxID bounds a member's name.
-	maxID = 128
 )
 
 // follower is a member that listens to us. It is safe for concurrent use.
 type follower struct {
 	id   swarm.ID
 	zone string
+	size int64 // That it believes the blob to have; negative if it does not say.
 	kick chan struct{}
 
 	mu    sync.Mutex
@@ -82,18 +82,20 @@ func (f *follower) take() (haves []swarm.Have, ended, all bool) {
 // ServeHTTP implements http.Handler, below Path: it tells a member what this one has of a blob, until it has all.
 func (x *Exchange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	key, ref, err := wanted(r.URL.Path)
-	id, zone := r.Header.Get(peer.MemberHeader), r.Header.Get(peer.ZoneHeader)
-	if err != nil || r.Method != http.MethodGet || id == "" || len(id) > maxID || len(zone) > maxID {
+	id, zone, lie := peer.From(r)
+	size, wrong := peer.Believed(r)
+	x.cfg.Peers.Violations().Note(string(id), r.RemoteAddr, key, errors.Join(lie, wrong))
+	if errors.Join(err, lie, wrong) != nil || r.Method != http.MethodGet || id == "" {
 		http.Error(w, "expected GET "+Path+"<digest>/<repository> of a member that says who it is", http.StatusBadRequest)
 		return
 	}
-	f := &follower{id: swarm.ID(id), zone: zone, kick: make(chan struct{}, 1)}
+	f := &follower{id: id, zone: zone, size: size, kick: make(chan struct{}, 1)}
 	p := x.party(key)
 	room := make(chan bool, 1)
 	switch {
 	case p != nil && p.post(func(now time.Time) { room <- p.followed(now, f) }):
 		if !<-room {
-			http.Error(w, "too many listen already", http.StatusServiceUnavailable)
+			http.Error(w, "too many listen already, or what is here has another size", http.StatusServiceUnavailable)
 			return
 		}
 		defer p.post(func(now time.Time) { p.unfollowed(now, f) })

@@ -87,8 +87,11 @@ func (s *source) Open(_ context.Context, off, end int64) (flight.Stream, error) 
 	if s.err != nil {
 		return nil, s.err
 	}
-	if end < 0 {
+	if end < 0 || end > int64(len(s.body)) {
 		end = int64(len(s.body))
+	}
+	if off >= end && off > 0 {
+		return nil, errors.New("status 416")
 	}
 	return &passage{strings.NewReader(string(s.body[off:end])), int64(len(s.body))}, nil
 }
@@ -126,7 +129,7 @@ func group(t *testing.T, x *Exchange) *flight.Group {
 
 func pull(t *testing.T, g *flight.Group, dgst digest.Digest, src flight.Source) error {
 	t.Helper()
-	r, err := g.Join(t.Context(), dgst, -1, src)
+	r, err := g.Join(t.Context(), dgst, flight.SizeHint{}, src)
 	if err != nil {
 		return err
 	}
