@@ -164,7 +164,7 @@ func (d *Daemon) serveMembers() {
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds, Handle: handle,
-		First: d.fleet.exchange.First,
+		First: d.fleet.exchange.First, Lists: d.fleet.discovery.Listed,
 		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})

@@ -33,6 +33,7 @@ func newMetrics(reg prometheus.Registerer, d *Discovery) *metrics {
 	gauge("records", "Records kept for all members.", nil, func() int { return d.index.Len() })
 	gauge("announced_keys", "Keys that this member announces.", nil, func() int { return d.book.Len() })
 	gauge("pending_keys", "Keys that some member still has to be told of.", nil, func() int { return d.book.Pending() })
+	d.door.Register(reg, "kioo_discovery")
 	return &metrics{
 		requests:  counters("requests_total", "Requests to other members.", "kind", "result"),
 		served:    counters("served_total", "Requests of other members.", "kind"),

@@ -52,7 +52,7 @@ type loopState struct {
 
 // Run takes part until ctx ends, then says goodbye. It runs once.
 func (d *Discovery) Run(ctx context.Context) error {
-	n, err := newNode(d.identity, d.keys, d.cfg.Listen)
+	n, err := newNode(d.identity, d.keys, d.cfg.Listen, d.door)
 	if err != nil {
 		return fmt.Errorf("discovery: %w", err)
 	}
@@ -70,6 +70,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 	var children sync.WaitGroup
 	children.Go(func() { d.run(ctx) })
 	children.Go(func() { d.join(ctx) })
+	children.Go(func() { d.relist(ctx) })
 	children.Wait()
 	d.tasks.Wait()
 	d.goodbye()
