@@ -28,6 +28,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -141,9 +142,11 @@ type Discovery struct {
 	serving  sync.WaitGroup // Streams that others opened.
 	node     *node          // Set before started is closed.
 	door     *door.Door
-	pressed  chan struct{}                            // Strangers push each other out.
-	listed   atomic.Pointer[map[netip.Addr]time.Time] // When bootstrap named them last. Replaced under mu, never changed.
-	client   *client                                  // Likewise.
+	// complaints bounds how often the log has that a member breaks the protocol.
+	complaints *rate.Limiter
+	pressed    chan struct{}                            // Strangers push each other out.
+	listed     atomic.Pointer[map[netip.Addr]time.Time] // When bootstrap named them last. Replaced under mu, never changed.
+	client     *client                                  // Likewise.
 
 	mu    sync.Mutex // For what follows. It is never held over I/O.
 	rand  *rand.Rand
@@ -173,9 +176,10 @@ func New(cfg Config) (*Discovery, error) {
 	d := &Discovery{
 		cfg: cfg, log: cfg.Log, identity: priv,
 		started: make(chan struct{}), wake: make(chan struct{}, 1), pressed: make(chan struct{}, 1),
-		rand:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		index: ledger.NewIndex(recordTTL, cfg.MaxRecordsPerMember, cfg.MaxRecords),
-		book:  ledger.NewBook(recordRefresh, recordTTL),
+		complaints: rate.NewLimiter(rate.Every(10*time.Second), 10),
+		rand:       rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		index:      ledger.NewIndex(recordTTL, cfg.MaxRecordsPerMember, cfg.MaxRecords),
+		book:       ledger.NewBook(recordRefresh, recordTTL),
 	}
 	for _, k := range cfg.Keys {
 		s, err := newSecurity(k, priv)
