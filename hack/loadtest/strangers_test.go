@@ -40,8 +40,8 @@ func member(t *testing.T, dir, key, listen, discovery, bootstrap, upstream strin
 	return cfg
 }
 
-// TestStrangersAtTheMembersPorts keeps both ports of a node busy in all ways. A new node finds it meanwhile, and gets from
-// it what upstream no longer gives; the node's own clients and its metrics go on.
+// TestStrangersAtTheMembersPorts keeps both ports of a node busy in all ways. A new node finds it meanwhile, and gets
+// from it what upstream no longer gives; the node's own clients and its metrics go on.
 func TestStrangersAtTheMembersPorts(t *testing.T) {
 	needFiles(t, 2*crowd+1000)
 	up := registrytest.New(t, registrytest.Config{})

@@ -25,7 +25,7 @@ func TestLiarsAreHungUpOn(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			lines = append(lines, args)
-		}, funcr.Options{})
+		}, funcr.Options{Verbosity: 9}) // Tests that say little have all of a member at that level.
 	})
 	liar := startMember(t, nil)
 	const times = 40
