@@ -302,3 +302,25 @@ func BenchmarkFlood(b *testing.B) {
 		s.Open(i, bound.SourceOf(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})))
 	}
 }
+
+func TestAddressAndNetwork(t *testing.T) {
+	at := netip.MustParseAddr
+	for _, test := range []struct {
+		a, b           string
+		address, other bool
+	}{
+		{"10.0.0.1", "::ffff:10.0.0.1", true, true},
+		{"10.0.0.1", "10.0.0.2", false, false},
+		{"127.0.0.1", "127.0.0.2", false, false},
+		{"fd00::1", "fd00::2", false, true},
+		{"fd00::1%eth0", "fd00::1", true, true},
+		{"fd00::1", "fd00:0:0:1::1", false, false},
+	} {
+		if got := bound.Address(at(test.a)) == bound.Address(at(test.b)); got != test.address {
+			t.Errorf("%s and %s are one address: %v", test.a, test.b, got)
+		}
+		if got := bound.Network(at(test.a)) == bound.Network(at(test.b)); got != test.other {
+			t.Errorf("%s and %s are one network: %v", test.a, test.b, got)
+		}
+	}
+}

@@ -167,7 +167,7 @@ func (d *Daemon) serveMembers() {
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds, Handle: handle,
-		First: d.fleet.exchange.First, Violations: d.fleet.violations,
+		First: d.fleet.exchange.First, Lists: d.fleet.discovery.Listed, Violations: d.fleet.violations,
 		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})

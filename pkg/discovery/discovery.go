@@ -17,15 +17,18 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/discovery/internal/ledger"
 	"github.com/kioo-dev/kioo/pkg/discovery/internal/members"
 	"github.com/kioo-dev/kioo/pkg/discovery/internal/wire"
+	"github.com/kioo-dev/kioo/pkg/door"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -138,7 +141,12 @@ type Discovery struct {
 	tasks    sync.WaitGroup // What Run's children start, and Run waits for.
 	serving  sync.WaitGroup // Streams that others opened.
 	node     *node          // Set before started is closed.
-	client   *client        // Likewise.
+	door     *door.Door
+	// complaints bounds how often the log has that a member breaks the protocol.
+	complaints *rate.Limiter
+	pressed    chan struct{}                            // Strangers push each other out.
+	listed     atomic.Pointer[map[netip.Addr]time.Time] // When bootstrap named them last. Replaced under mu, never changed.
+	client     *client                                  // Likewise.
 
 	mu    sync.Mutex // For what follows. It is never held over I/O.
 	rand  *rand.Rand
@@ -167,10 +175,11 @@ func New(cfg Config) (*Discovery, error) {
 	}
 	d := &Discovery{
 		cfg: cfg, log: cfg.Log, identity: priv,
-		started: make(chan struct{}), wake: make(chan struct{}, 1),
-		rand:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		index: ledger.NewIndex(recordTTL, cfg.MaxRecordsPerMember, cfg.MaxRecords),
-		book:  ledger.NewBook(recordRefresh, recordTTL),
+		started: make(chan struct{}), wake: make(chan struct{}, 1), pressed: make(chan struct{}, 1),
+		complaints: rate.NewLimiter(rate.Every(10*time.Second), 10),
+		rand:       rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		index:      ledger.NewIndex(recordTTL, cfg.MaxRecordsPerMember, cfg.MaxRecords),
+		book:       ledger.NewBook(recordRefresh, recordTTL),
 	}
 	for _, k := range cfg.Keys {
 		s, err := newSecurity(k, priv)
@@ -186,6 +195,7 @@ func New(cfg Config) (*Discovery, error) {
 		return nil, fmt.Errorf("discovery: what this member says of itself: %w", err)
 	}
 	d.table = members.New(members.Config{Self: self, Max: cfg.MaxMembers, Rand: d.rand})
+	d.door = newDoor(d.Listed, d.press)
 	d.metrics = newMetrics(cfg.Registerer, d)
 	return d, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kioo-dev/kioo/pkg/door"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
@@ -45,6 +46,8 @@ const (
 
 	// maxConns is for a moment when everybody connects at once.
 	maxConns = 4 * connsHigh
+	// maxConnsPerMember is more than two members need that dial each other at the same moment, by several addresses.
+	maxConnsPerMember = 8
 	// streamsPerPeer bounds how many streams one member may open, of ours and of Kademlia's.
 	streamsPerPeer = 128
 
@@ -68,7 +71,9 @@ type node struct {
 
 // newNode assembles a host from its parts and starts it. libp2p's own constructor links QUIC, WebRTC and more, some
 // 9 MB, whatever its options.
-func newNode(priv crypto.PrivKey, keys []security, listen []netip.AddrPort) (_ *node, err error) {
+func newNode(
+	priv crypto.PrivKey, keys []security, listen []netip.AddrPort, door *door.Door,
+) (_ *node, err error) {
 	dialBackOff.Do(func() { swarm.BackoffBase, swarm.BackoffMax = time.Second, 15*time.Second })
 	id, err := peer.IDFromPrivateKey(priv)
 	if err != nil {
@@ -96,7 +101,7 @@ func newNode(priv crypto.PrivKey, keys []security, listen []netip.AddrPort) (_ *
 	}
 	undo = append(undo, limits.Close)
 	bus := eventbus.NewBus()
-	net, err := newSwarm(id, store, bus, limits, keys)
+	net, err := newSwarm(id, store, bus, limits, keys, door)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +119,7 @@ func newNode(priv crypto.PrivKey, keys []security, listen []netip.AddrPort) (_ *
 		return nil, fmt.Errorf("host: %w", err)
 	}
 	undo = []func() error{host.Close} // It closes all the others.
-	addrs := make([]ma.Multiaddr, len(listen))
-	for i, a := range listen {
-		addrs[i] = multiaddr(a)
-	}
-	if err := net.Listen(addrs...); err != nil {
+	if err := net.Listen(multiaddrs(listen)...); err != nil {
 		return nil, fmt.Errorf("listen on %v: %w", listen, err)
 	}
 	host.Start()
@@ -157,6 +158,7 @@ func (n *node) addrs() []netip.AddrPort {
 
 func newSwarm(
 	id peer.ID, store peerstore.Peerstore, bus event.Bus, limits network.ResourceManager, keys []security,
+	door *door.Door,
 ) (*swarm.Swarm, error) {
 	s, err := swarm.NewSwarm(id, store, bus, swarm.WithResourceManager(limits),
 		swarm.WithDialTimeout(dialTimeout), swarm.WithDialTimeoutLocal(dialTimeout),
@@ -169,11 +171,11 @@ func newSwarm(
 		handshakes = append(handshakes, k.joins, k.asks)
 	}
 	muxers := []upgrader.StreamMuxer{{ID: yamuxtransport.ID, Muxer: newMuxer()}}
-	up, err := upgrader.New(handshakes, muxers, nil, limits, nil, upgrader.WithAcceptTimeout(5*time.Second))
+	up, err := upgrader.New(handshakes, muxers, nil, limits, nil, upgrader.WithAcceptTimeout(handshakeTimeout))
 	if err == nil {
 		// Without DisableReuseport an old and a new process on the host's network could share the port.
 		var t *tcp.TcpTransport
-		t, err = tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout))
+		t, err = tcp.NewTCPTransport(&doorman{Upgrader: up, door: door}, limits, nil, tcp.DisableReuseport(), tcp.WithConnectionTimeout(connectTimeout))
 		if err == nil {
 			err = s.AddTransport(t)
 		}
@@ -196,20 +198,28 @@ func newMuxer() *yamuxtransport.Transport {
 }
 
 // newLimits replaces libp2p's limits, which scale with the machine's memory and allow eight connections per IPv6
-// /56: a whole cluster has one.
+// /56: a whole cluster has one. Those on inbound connections are the door's, and leave room for it: libp2p refuses the
+// new one where there are too many, so that whoever came first would keep the others out.
 func newLimits() (network.ResourceManager, error) {
+	const (
+		// Those that the door closed are counted here a little longer, until their handshakes have noticed.
+		unproven = 2 * (maxStrangers + maxListed)
+		inbound  = maxConns + unproven
+	)
 	counts := rcmgr.ResourceLimits{
-		Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns, FD: maxConns,
+		Conns: inbound + maxConns, ConnsInbound: inbound, ConnsOutbound: maxConns, FD: inbound + maxConns,
 		Streams: maxConns * 16, StreamsInbound: maxConns * 8, StreamsOutbound: maxConns * 8,
 	}
 	each := rcmgr.ResourceLimits{
-		Conns: 8, ConnsInbound: 8, ConnsOutbound: 8, FD: 8,
+		Conns: maxConnsPerMember, ConnsInbound: maxConnsPerMember, ConnsOutbound: maxConnsPerMember, FD: maxConnsPerMember,
 		Streams: 2 * streamsPerPeer, StreamsInbound: streamsPerPeer, StreamsOutbound: streamsPerPeer,
 	}
 	limits := rcmgr.PartialLimitConfig{
 		System: counts, PeerDefault: each,
-		// Connections before their handshake is over: a stranger gets no further.
-		Transient: rcmgr.ResourceLimits{Conns: connsHigh, ConnsInbound: connsHigh, ConnsOutbound: connsHigh, FD: connsHigh},
+		// Connections before their handshake is over.
+		Transient: rcmgr.ResourceLimits{
+			Conns: unproven + maxConns, ConnsInbound: unproven, ConnsOutbound: maxConns, FD: unproven + maxConns,
+		},
 	}.Build(rcmgr.InfiniteLimits)
 	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits),
 		rcmgr.WithLimitPerSubnet([]rcmgr.ConnLimitPerSubnet{}, []rcmgr.ConnLimitPerSubnet{}),
@@ -232,6 +242,14 @@ func advertiseOnly(listen []netip.AddrPort) func([]ma.Multiaddr) []ma.Multiaddr 
 			return !slices.ContainsFunc(listen, func(l netip.AddrPort) bool { return l.Addr() == addr.Unmap() })
 		})
 	}
+}
+
+func multiaddrs(list []netip.AddrPort) []ma.Multiaddr {
+	addrs := make([]ma.Multiaddr, len(list))
+	for i, a := range list {
+		addrs[i] = multiaddr(a)
+	}
+	return addrs
 }
 
 func multiaddr(a netip.AddrPort) ma.Multiaddr {

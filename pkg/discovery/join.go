@@ -70,6 +70,7 @@ func (d *Discovery) round(ctx context.Context) error {
 		return err
 	}
 	d.metrics.rounds.WithLabelValues("ok").Inc()
+	d.list(addrs)
 	unknown := d.unknown(addrs)
 	met := make(chan bool, len(unknown))
 	for _, a := range unknown {

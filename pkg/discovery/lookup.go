@@ -114,7 +114,7 @@ func (d *Discovery) askAll(
 		if find.Closest > 0 {
 			closer = answers[i].Members
 		}
-		d.learn(closer)
+		d.learn(id, closer)
 		found = append(found, answers[i].Providers...)
 	}
 	return d.worthATry(found)
@@ -166,9 +166,12 @@ func (d *Discovery) call(
 	body, err := d.client.call(ctx, m, req.Encode(), timeout)
 	var resp wire.Response
 	if err == nil {
-		resp, err = wire.DecodeResponse(body)
+		resp, err = wire.DecodeResponse(body, d.cfg.Now())
 	}
 	if err != nil {
+		if d.refuse(m.ID, err) {
+			d.hangUp(m.ID)
+		}
 		d.metrics.requests.WithLabelValues(kind, "failed").Inc()
 		return wire.Response{}, err
 	}

@@ -6,9 +6,10 @@ import (
 )
 
 type metrics struct {
-	requests, served, rounds                *prometheus.CounterVec
-	failures, malformed, refused, redirects prometheus.Counter
-	lookups                                 *prometheus.HistogramVec
+	requests, served, rounds     *prometheus.CounterVec
+	failures, refused, redirects prometheus.Counter
+	refusedMessages              *prometheus.CounterVec
+	lookups                      *prometheus.HistogramVec
 }
 
 func newMetrics(reg prometheus.Registerer, d *Discovery) *metrics {
@@ -33,12 +34,14 @@ func newMetrics(reg prometheus.Registerer, d *Discovery) *metrics {
 	gauge("records", "Records kept for all members.", nil, func() int { return d.index.Len() })
 	gauge("announced_keys", "Keys that this member announces.", nil, func() int { return d.book.Len() })
 	gauge("pending_keys", "Keys that some member still has to be told of.", nil, func() int { return d.book.Pending() })
+	d.door.Register(reg, "kioo_discovery")
 	return &metrics{
-		requests:  counters("requests_total", "Requests to other members.", "kind", "result"),
-		served:    counters("served_total", "Requests of other members.", "kind"),
-		rounds:    counters("bootstrap_rounds_total", "Rounds of bootstrap.", "result"),
-		failures:  counter("failures_total", "Members found not to answer."),
-		malformed: counter("malformed_total", "Streams ended because the other side broke the protocol."),
+		requests: counters("requests_total", "Requests to other members.", "kind", "result"),
+		served:   counters("served_total", "Requests of other members.", "kind"),
+		rounds:   counters("bootstrap_rounds_total", "Rounds of bootstrap.", "result"),
+		failures: counter("failures_total", "Members found not to answer."),
+		refusedMessages: counters("refused_messages_total",
+			"Messages of members that ended the conversation, by what of them was outside of its domain.", "reason"),
 		refused:   counter("refused_total", "Announced entries that a member had no room for."),
 		redirects: counter("redirects_total", "Redirects followed by look-ups."),
 		lookups: f.NewHistogramVec(prometheus.HistogramOpts{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ type loopState struct {
 
 // Run takes part until ctx ends, then says goodbye. It runs once.
 func (d *Discovery) Run(ctx context.Context) error {
-	n, err := newNode(d.identity, d.keys, d.cfg.Listen)
+	n, err := newNode(d.identity, d.keys, d.cfg.Listen, d.door)
 	if err != nil {
 		return fmt.Errorf("discovery: %w", err)
 	}
@@ -70,6 +71,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 	var children sync.WaitGroup
 	children.Go(func() { d.run(ctx) })
 	children.Go(func() { d.join(ctx) })
+	children.Go(func() { d.relist(ctx) })
 	children.Wait()
 	d.tasks.Wait()
 	d.goodbye()
@@ -201,15 +203,32 @@ func (d *Discovery) deliver(ctx context.Context, b ledger.Batch) (epoch uint64, 
 	if !known {
 		return 0, false
 	}
-	resp, err := d.call(ctx, to, wire.Request{Store: &wire.Store{Self: self, Add: b.Add, Remove: b.Remove}}, sendTimeout)
+	store := &wire.Store{Self: self, Add: notAhead(b.Add, now), Remove: b.Remove}
+	resp, err := d.call(ctx, to, wire.Request{Store: store}, sendTimeout)
 	if err != nil {
 		d.failed(ctx, to.ID, false, "announce", err)
 		return 0, false
 	}
 	d.metrics.refused.Add(float64(resp.Refused))
-	d.learn(resp.Members)
+	d.learn(to.ID, resp.Members)
 	// The life that was known before the call: if the member was started anew meanwhile, it is told again.
 	return to.Epoch, true
+}
+
+// notAhead says nothing of the future, in case that this machine's clock was set back: others end a conversation for
+// it.
+func notAhead(add []Entry, now time.Time) []Entry {
+	ahead := func(e Entry) bool { return e.Confirmed.After(now) }
+	if !slices.ContainsFunc(add, ahead) {
+		return add
+	}
+	add = slices.Clone(add)
+	for i := range add {
+		if ahead(add[i]) {
+			add[i].Confirmed = now
+		}
+	}
+	return add
 }
 
 // contact says hello to a member, connecting to it where needed.
@@ -232,10 +251,12 @@ func (d *Discovery) hello(ctx context.Context, m Member) error {
 		return err
 	}
 	if resp.Self == nil || resp.Self.ID != m.ID {
-		return fmt.Errorf("hello was answered by nobody: %w", wire.ErrMalformed)
+		err := wire.Refuse(wire.ReasonIdentity, "hello was answered in another member's name")
+		d.refuse(m.ID, err)
+		return err
 	}
 	d.heard(*resp.Self)
-	d.learn(resp.Members)
+	d.learn(m.ID, resp.Members)
 	return nil
 }
 
@@ -258,12 +279,12 @@ func (d *Discovery) heard(m Member) bool {
 }
 
 // learn takes in what a member said of others.
-func (d *Discovery) learn(ms []Member) {
+func (d *Discovery) learn(teller peer.ID, ms []Member) {
 	now := d.cfg.Now()
 	news := false
 	d.mu.Lock()
 	for _, m := range ms {
-		news = d.table.Learn(m, now) || news
+		news = d.table.Learn(teller, m, now) || news
 	}
 	d.mu.Unlock()
 	if news {
@@ -283,12 +304,16 @@ func (d *Discovery) failed(ctx context.Context, id peer.ID, contact bool, doing 
 	d.metrics.failures.Inc()
 	d.log.V(1).Info("member does not answer", "member", id.String(), "doing", doing, "gone", gone, "reason", err.Error())
 	if contact {
-		// Whatever connection there is leads nowhere: the next contact takes a new one.
-		if err := d.node.host.Network().ClosePeer(id); err != nil {
-			d.log.V(1).Info("closing a dead connection failed", "member", id.String(), "reason", err.Error())
-		}
+		d.hangUp(id) // The next contact takes a new connection.
 	}
 	d.poke()
+}
+
+// hangUp ends whatever connection there is to a member, because it leads nowhere.
+func (d *Discovery) hangUp(id peer.ID) {
+	if err := d.node.host.Network().ClosePeer(id); err != nil {
+		d.log.V(1).Info("closing a connection failed", "member", id.String(), "reason", err.Error())
+	}
 }
 
 // connected and disconnected are called by libp2p, which waits for them.

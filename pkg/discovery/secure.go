@@ -80,7 +80,13 @@ func (h *handshake) SecureInbound(ctx context.Context, conn net.Conn, p peer.ID)
 	if err == nil && h.asks {
 		return nil, errors.Join(errAsked, c.Close())
 	}
-	return muxed{c}, err
+	if err == nil {
+		err = admit(conn)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return muxed{c}, nil
 }
 
 // SecureOutbound implements sec.SecureTransport.

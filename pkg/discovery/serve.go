@@ -36,10 +36,21 @@ func (d *Discovery) serve(s network.Stream) {
 		return
 	}
 	_ = s.Reset()
-	if errors.Is(err, wire.ErrMalformed) {
-		d.metrics.malformed.Inc()
+	d.refuse(from, err)
+}
+
+// refuse notes that a member broke the protocol, if that is what an error says. Whoever has the key may do so as often
+// as it likes: it fills no log.
+func (d *Discovery) refuse(from peer.ID, err error) (broke bool) {
+	reason, broke := wire.ReasonOf(err)
+	if !broke {
+		return false
+	}
+	d.metrics.refusedMessages.WithLabelValues(string(reason)).Inc()
+	if d.complaints.AllowN(d.cfg.Now(), 1) {
 		d.log.Info("member breaks the protocol", "member", from.String(), "reason", err.Error())
 	}
+	return true
 }
 
 func (d *Discovery) serveStream(s network.Stream, from peer.ID) error {
@@ -51,21 +62,30 @@ func (d *Discovery) serveStream(s network.Stream, from peer.ID) error {
 		if err != nil {
 			return err
 		}
-		req, err := wire.DecodeRequest(body)
-		if err != nil {
-			return err
-		}
-		resp, err := d.answer(from, req)
+		answer, err := d.hear(from, body)
 		if err != nil {
 			return err
 		}
 		if err := s.SetDeadline(time.Now().Add(requestTimeout)); err != nil {
 			return fmt.Errorf("set deadline: %w", err)
 		}
-		if err := wire.WriteMessage(s, resp.Encode()); err != nil {
+		if err := wire.WriteMessage(s, answer); err != nil {
 			return fmt.Errorf("answer: %w", err)
 		}
 	}
+}
+
+// hear reads what a member says, and gives the answer.
+func (d *Discovery) hear(from peer.ID, body []byte) ([]byte, error) {
+	req, err := wire.DecodeRequest(body, d.cfg.Now())
+	if err != nil {
+		return nil, err
+	}
+	resp, err := d.answer(from, req)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Encode(), nil
 }
 
 // answer does what a member asks for.
@@ -74,7 +94,7 @@ func (d *Discovery) answer(from peer.ID, req wire.Request) (wire.Response, error
 	switch {
 	case req.Hello != nil:
 		if req.Hello.Self.ID != from {
-			return wire.Response{}, fmt.Errorf("hello in another member's name: %w", wire.ErrMalformed)
+			return wire.Response{}, wire.Refuse(wire.ReasonIdentity, "hello in another member's name")
 		}
 		d.heard(req.Hello.Self)
 		d.mu.Lock()
@@ -83,7 +103,7 @@ func (d *Discovery) answer(from peer.ID, req wire.Request) (wire.Response, error
 		return wire.Response{Self: &self, Members: d.table.Greeting(from)}, nil
 	case req.Store != nil:
 		if req.Store.Self.ID != from {
-			return wire.Response{}, fmt.Errorf("records in another member's name: %w", wire.ErrMalformed)
+			return wire.Response{}, wire.Refuse(wire.ReasonIdentity, "records in another member's name")
 		}
 		return d.store(from, req.Store), nil
 	case req.Find != nil:

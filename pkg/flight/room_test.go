@@ -77,7 +77,7 @@ func TestAnnouncedSize(t *testing.T) {
 		// The source stands still after its first 64 KiB.
 		src := &origin{name: "evil", body: randomBody(mib), size: size, gate: make(chan struct{}, 1)}
 		src.gate <- struct{}{}
-		r, err := f.JoinApart(t.Context(), "", "evil.example", digest.FromString("x"), -1, src)
+		r, err := f.JoinApart(t.Context(), "", "evil.example", digest.FromString("x"), flight.SizeHint{}, src)
 		switch {
 		case err == nil:
 			if err := r.Ready(t.Context(), 0); err != nil {

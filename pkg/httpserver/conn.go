@@ -1,7 +1,6 @@
 package httpserver
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"math"
@@ -46,11 +45,16 @@ type conn struct {
 
 // connOf gives the connection below what net/http has, nil where it is none of ours.
 func connOf(c net.Conn) *conn {
-	if secured, ok := c.(*tls.Conn); ok {
-		c = secured.NetConn()
+	for {
+		if ours, ok := c.(*conn); ok {
+			return ours
+		}
+		above, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = above.NetConn()
 	}
-	ours, _ := c.(*conn)
-	return ours
 }
 
 // Write implements net.Conn.

@@ -22,7 +22,7 @@ type door struct {
 func newDoor(cfg *Config) *door {
 	stalled := (*conn).stalled
 	return &door{
-		secured: cfg.TLS != nil,
+		secured: cfg.Secure != nil,
 		proven:  bound.New(bound.Config[*conn]{Max: cfg.MaxConnections, Stalled: stalled}),
 		strangers: bound.New(bound.Config[*conn]{
 			Max: cfg.MaxStrangers, PerSource: (cfg.MaxStrangers + 1) / 2, Stalled: stalled,
@@ -45,12 +45,6 @@ func (d *door) changed(nc net.Conn, state http.ConnState) {
 		d.enter(c, d.first(c))
 	case set == nil:
 	case state == http.StateActive:
-		if d.secured && set == d.strangers { // It has shaken hands, and shown a certificate.
-			set.Close(c)
-			if set = d.enter(c, d.proven); set == nil {
-				return
-			}
-		}
 		set.Busy(c)
 	case state == http.StateIdle:
 		set.Quiet(c)
@@ -63,7 +57,7 @@ func (d *door) changed(nc net.Conn, state http.ConnState) {
 // first gives where a new connection counts. Whoever comes over loopback or a socket of this machine has shown that he
 // is on it.
 func (d *door) first(c *conn) *bound.Set[*conn] {
-	if !d.secured && (c.source.Loopback() || c.source == bound.Source{}) {
+	if d.secured || c.source.Loopback() || c.source == (bound.Source{}) {
 		return d.proven
 	}
 	return d.strangers

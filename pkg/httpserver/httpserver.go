@@ -4,7 +4,6 @@ package httpserver
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,11 +21,11 @@ const idleTimeout = 2 * time.Minute
 // Config is what a server needs. Where no default is named, there is none.
 type Config struct {
 	Handler http.Handler
-	// TLS, if not nil, secures all connections. It must want certificates of clients: who has shown one has proven who
-	// he is.
-	TLS *tls.Config
-	// MaxConnections is how many connections there are at once of those who have proven who they are: by TLS, or that
-	// they are on this machine. A new one beyond closes the one that has been idle for longest, so that idle clients lock
+	// Secure, if not nil, makes of a listener one whose connections are all of clients that have proven who they are, such
+	// as by TLS: NetConn of each leads to the listener's own. How many there are that have not is its concern.
+	Secure func(net.Listener) net.Listener
+	// MaxConnections is how many connections there are at once of those who have proven who they are, or that they
+	// are on this machine. A new one beyond closes the one that has been idle for longest, so that idle clients lock
 	// nobody out; if none is idle, one whose client does not read, and else the new one itself.
 	MaxConnections int
 	// MaxStrangers is how many connections there are of all others, besides, of which one address has no more than half.
@@ -121,8 +120,8 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 // guarded is a listener whose clients can neither stall nor, where it is secured, stay unknown.
 func (s *Server) guarded(l net.Listener) net.Listener {
 	l = &pacing{Listener: l, patience: s.cfg.WriteTimeout, door: s.door}
-	if s.cfg.TLS != nil {
-		l = tls.NewListener(l, s.cfg.TLS)
+	if s.cfg.Secure != nil {
+		l = s.cfg.Secure(l)
 	}
 	return l
 }

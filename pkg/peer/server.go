@@ -2,15 +2,19 @@ package peer
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/kioo-dev/kioo/pkg/door"
 	"github.com/kioo-dev/kioo/pkg/httpserver"
 	"github.com/kioo-dev/kioo/pkg/swarm"
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,10 +23,10 @@ import (
 )
 
 const (
-	// handshakeTimeout is how long a new connection may take to say who it is and what it wants.
-	handshakeTimeout = 5 * time.Second
-	// maxConnections bounds the connections of members, and maxStrangers those of who has not shown yet to be one.
-	maxConnections, maxStrangers = 4096, 1024
+	// headerTimeout is how long a member may take to say what it wants.
+	headerTimeout = 5 * time.Second
+	// maxConnections bounds the connections of members.
+	maxConnections = 4096
 	// maxHeaderBytes bounds a request's headers. Members send few.
 	maxHeaderBytes = 16 << 10
 	// queueWait is how long a request waits for a slot before it is sent elsewhere.
@@ -47,6 +51,9 @@ type ServerConfig struct {
 	Handle map[string]http.Handler
 	// Credentials tell members from strangers.
 	Credentials *Credentials
+	// Lists tells whether an address is known to be a member's: strangers elsewhere keep nobody there from connecting. It
+	// must not wait. Nil knows none.
+	Lists func(netip.Addr) bool
 	// Slots is how many uploads of blobs, and of long parts of blobs, there are at once. More share the link among more
 	// members; fewer finish each sooner. 32 by default. A swarm's pieces have as many as swarm.UploadsConfig says.
 	Slots int
@@ -71,6 +78,9 @@ type ServerConfig struct {
 type Server struct {
 	cfg     ServerConfig
 	http    *httpserver.Server
+	tls     *tls.Config
+	door    *door.Door
+	doors   sync.WaitGroup // What shakes hands.
 	control *http.ServeMux
 	reads   *gate // Of whole blobs, and of long parts.
 	pieces  *gate
@@ -95,6 +105,8 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{
 		cfg:     cfg,
 		control: http.NewServeMux(),
+		tls:     cfg.Credentials.Server(),
+		door:    newDoor(cfg.Lists),
 		// One member may have half of it: enough for the layers of an image, and the rest is for others.
 		reads:  newGate(swarm.UploadsConfig{Slots: cfg.Slots, Queue: cfg.Queue, PerMember: max(4, cfg.Slots/2)}),
 		pieces: newGate(swarm.UploadsConfig{}),
@@ -105,6 +117,7 @@ func NewServer(cfg ServerConfig) *Server {
 			Name: "kioo_peer_uploaded_bytes_total", Help: "Bytes sent to other members.",
 		}),
 	}
+	s.door.Register(cfg.Registerer, "kioo_peer")
 	for pattern, handler := range cfg.Handle {
 		s.control.Handle(pattern, handler)
 	}
@@ -113,8 +126,8 @@ func NewServer(cfg ServerConfig) *Server {
 		s.limit = rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), max(s.step, int(min(cfg.BytesPerSecond/10, 1<<30))))
 	}
 	s.http = httpserver.New(httpserver.Config{
-		Handler: s, TLS: cfg.Credentials.Server(), MaxConnections: maxConnections, MaxStrangers: maxStrangers,
-		HeaderTimeout: handshakeTimeout, BodyTimeout: bodyTimeout, Bodies: true, WriteTimeout: writeTimeout,
+		Handler: s, Secure: s.secure, MaxConnections: maxConnections,
+		HeaderTimeout: headerTimeout, BodyTimeout: bodyTimeout, Bodies: true, WriteTimeout: writeTimeout,
 		MaxHeaderBytes: maxHeaderBytes, Drain: cfg.Drain, Log: cfg.Log,
 	})
 	return s
@@ -122,7 +135,16 @@ func NewServer(cfg ServerConfig) *Server {
 
 // Run serves the listeners, which it closes, until ctx ends and the uploads on their way have left.
 func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
-	return s.http.Run(ctx, listeners...)
+	err := s.http.Run(ctx, listeners...)
+	s.doors.Wait() // They are closed by now.
+	return err
+}
+
+// secure makes a listener of members out of one of everybody.
+func (s *Server) secure(l net.Listener) net.Listener {
+	members := newSecured(l, s.tls, s.door)
+	s.doors.Go(members.run)
+	return members
 }
 
 // ServeHTTP implements http.Handler: it answers when there is a slot, and says soon when there is none.
@@ -141,9 +163,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.cfg.Handler.ServeHTTP(w, r) // Small answers need no slot: they tell where to get the large ones.
 		return
 	}
-	if member == "" {
-		member = swarm.ID(r.RemoteAddr)
-	}
+	member = uploader(r)
 	gate, first := s.reads, false
 	if r.Header.Get(PieceHeader) != "" {
 		gate, first = s.pieces, s.cfg.First != nil && s.cfg.First(r)
@@ -157,6 +177,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer gate.leave(member)
 	s.cfg.Handler.ServeHTTP(w, r)
+}
+
+// uploader is whose share of the slots a request takes. The key says that somebody is a member, not which, so that it
+// is whoever has the address: members behind one address share. On loopback all have the same, and their word counts.
+func uploader(r *http.Request) swarm.ID {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err == nil && !from.Addr().Unmap().IsLoopback() {
+		return swarm.ID(from.Addr().Unmap().String())
+	}
+	if name := r.Header.Get(MemberHeader); name != "" {
+		return swarm.ID(name)
+	}
+	return swarm.ID(r.RemoteAddr)
 }
 
 // upload counts what is sent, and slows it down under a cap.

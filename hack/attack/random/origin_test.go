@@ -55,7 +55,8 @@ type repository struct {
 	refused map[string]bool
 }
 
-// origin is a registry: a server with repositories, which answers for lists and referrers before it looks at who asks, as some do.
+// origin is a registry: a server with repositories, which answers for lists and referrers before it looks at who asks,
+// as some do.
 type origin struct {
 	*httptest.Server
 	host    string

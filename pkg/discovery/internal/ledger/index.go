@@ -29,16 +29,23 @@ type meaning struct {
 	confirmed time.Time
 }
 
-// provider is one life of a member. Ending it ends all of its records without looking for them.
+// provider is a member, with how many records there are of it: those of ended lives that were not swept yet included,
+// so that nobody gets more room by starting anew.
 type provider struct {
 	id    peer.ID
-	epoch uint64
 	count int
+	now   *life // Nil once it ended.
+}
+
+// life is one life of a member. Ending it ends all of its records without looking for them.
+type life struct {
+	of    *provider
+	epoch uint64
 	ended bool
 }
 
 type record struct {
-	from    *provider
+	from    *life
 	meaning *meaning
 	expires int64 // Unix nanoseconds.
 }
@@ -71,33 +78,38 @@ func (x *Index) Store(now time.Time, from peer.ID, epoch uint64, add []wire.Entr
 	x.Seen(from, epoch)
 	p, ok := x.providers[from]
 	if !ok {
-		p = &provider{id: from, epoch: epoch}
+		p = &provider{id: from}
 		x.providers[from] = p
 	}
+	if p.now == nil {
+		p.now = &life{of: p, epoch: epoch}
+	}
 	for _, k := range remove {
-		x.removeIf(k, func(r record) bool { return r.from == p })
+		x.removeIf(k, func(r record) bool { return r.from == p.now })
 	}
 	for i := range add {
-		if !x.put(now, p, &add[i]) {
+		if !x.put(now, p.now, &add[i]) {
 			refused++
 		}
 	}
 	return refused
 }
 
-func (x *Index) put(now time.Time, p *provider, e *wire.Entry) bool {
+func (x *Index) put(now time.Time, from *life, e *wire.Entry) bool {
 	shard := x.shard(e.Key)
-	rec := record{from: p, expires: now.Add(x.ttl).UnixNano()}
+	rec := record{from: from, expires: now.Add(x.ttl).UnixNano()}
 	if e.Digest != "" {
 		rec.meaning = &meaning{digest: e.Digest, confirmed: e.Confirmed}
 	}
 	records := shard[e.Key]
 	for i := range records {
-		if records[i].from == p {
+		// A record of an earlier life gives its place.
+		if records[i].from.of == from.of {
 			records[i] = rec
 			return true
 		}
 	}
+	p := from.of
 	if p.count >= x.perMember || x.total >= x.max {
 		return false
 	}
@@ -109,16 +121,16 @@ func (x *Index) put(now time.Time, p *provider, e *wire.Entry) bool {
 
 // Seen notes which life a member is in; records of another one end.
 func (x *Index) Seen(id peer.ID, epoch uint64) {
-	if p, ok := x.providers[id]; ok && p.epoch != epoch {
+	if p, ok := x.providers[id]; ok && p.now != nil && p.now.epoch != epoch {
 		x.Drop(id)
 	}
 }
 
 // Drop ends all records of a member.
 func (x *Index) Drop(id peer.ID) {
-	if p, ok := x.providers[id]; ok {
-		p.ended = true
-		delete(x.providers, id)
+	if p, ok := x.providers[id]; ok && p.now != nil {
+		p.now.ended = true
+		p.now = nil
 	}
 }
 
@@ -130,7 +142,7 @@ func (x *Index) Get(now time.Time, key wire.Key) []Record {
 		if r.from.ended || r.expires <= now.UnixNano() {
 			continue
 		}
-		rec := Record{ID: r.from.id}
+		rec := Record{ID: r.from.of.id}
 		if r.meaning != nil {
 			rec.Digest, rec.Confirmed = r.meaning.digest, r.meaning.confirmed
 		}
@@ -158,7 +170,7 @@ func (x *Index) removeIf(key wire.Key, drop func(record) bool) {
 			continue
 		}
 		x.total--
-		r.from.count--
+		r.from.of.count--
 	}
 	clear(records[len(kept):])
 	if len(kept) == 0 {

@@ -122,6 +122,34 @@ func TestIndexIsBounded(t *testing.T) {
 	}
 }
 
+// TestNewLivesGetNoMoreRoom has a member say again and again that it was started anew, or that it goes: what it made
+// others remember before counts until it is swept.
+func TestNewLivesGetNoMoreRoom(t *testing.T) {
+	for name, again := range map[string]func(x *Index, epoch uint64){
+		"started": func(*Index, uint64) {},
+		"gone":    func(x *Index, _ uint64) { x.Drop(id(1)) },
+	} {
+		x := NewIndex(time.Minute, 10, 1000)
+		for epoch := range uint64(50) {
+			var add []wire.Entry
+			for i := range 10 {
+				add = append(add, wire.Entry{Key: key(int(epoch)*10 + i)})
+			}
+			x.Store(start, id(1), epoch, add, nil)
+			again(x, epoch)
+		}
+		if n := x.Len(); n > 10 {
+			t.Errorf("%s: %d records are kept of a member that may have 10", name, n)
+		}
+		for range shards {
+			x.Sweep(start)
+		}
+		if refused := x.Store(start, id(1), 99, []wire.Entry{{Key: key(7)}}, nil); refused != 0 {
+			t.Errorf("%s: no room after what ended was swept", name)
+		}
+	}
+}
+
 func TestIndexKeepsWhatTagsMean(t *testing.T) {
 	x := NewIndex(time.Minute, 10, 10)
 	tag := wire.Entry{Key: key(1), Digest: digest.FromString("a"), Confirmed: start}

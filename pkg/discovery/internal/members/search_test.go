@@ -57,7 +57,7 @@ func (f *fleet) search(t *testing.T, from peer.ID, place wire.Place) (answered [
 			answered = append(answered, to)
 			other := f.tables[to]
 			for _, m := range s.Answered(to, false, other.Closer(place, 3, nil)) {
-				table.Learn(m, start)
+				table.Learn(m.ID, m, start)
 			}
 		}
 	}

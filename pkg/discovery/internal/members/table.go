@@ -66,6 +66,10 @@ type entry struct {
 	busy   bool      // A contact is under way; how it ends is told by Heard, Failed or Report.
 	fails  int
 	held   time.Time // Until then a report of its death stands.
+	// teller is who named it, as long as it has not spoken itself.
+	teller peer.ID
+	// hint is what others say of a later life of one that is live: it counts once this life has not answered.
+	hint *wire.Member
 }
 
 func (e *entry) candidate() bool { return e.status == learned || e.status == live }
@@ -80,7 +84,9 @@ type tombstone struct {
 type Config struct {
 	// Self is this member.
 	Self wire.Member
-	// Max bounds how many members are known. Beyond it hearsay is ignored.
+	// Max bounds how many members are known. Beyond it hearsay is ignored, and so is one member's beyond a quarter of it,
+	// so that nobody fills the table with members that are not there. There is as much room again for those that speak
+	// themselves.
 	Max int
 	// Rand is the source of samples.
 	Rand *rand.Rand
@@ -91,7 +97,8 @@ type Table struct {
 	cfg        Config
 	place      wire.Place
 	entries    map[peer.ID]*entry
-	sorted     []*entry // All candidates and self, ordered by place.
+	told       map[peer.ID]int // How many entries have that teller.
+	sorted     []*entry        // All candidates and self, ordered by place.
 	gone       map[peer.ID]tombstone
 	joined     time.Time
 	generation uint64
@@ -100,7 +107,7 @@ type Table struct {
 
 // New makes a table that knows only its own member.
 func New(cfg Config) *Table {
-	t := &Table{cfg: cfg, place: wire.PlaceOf(cfg.Self.ID), entries: map[peer.ID]*entry{}, gone: map[peer.ID]tombstone{}}
+	t := &Table{cfg: cfg, place: wire.PlaceOf(cfg.Self.ID), entries: map[peer.ID]*entry{}, told: map[peer.ID]int{}, gone: map[peer.ID]tombstone{}}
 	t.sorted = []*entry{{member: cfg.Self, place: t.place, status: live}}
 	return t
 }
@@ -121,8 +128,9 @@ func (t *Table) Generation() uint64 { return t.generation }
 // Fresh says that this member joined others so recently that it may not have heard of everything it should know.
 func (t *Table) Fresh(now time.Time) bool { return !t.joined.IsZero() && now.Sub(t.joined) < freshFor }
 
-// Learn takes in what another member says of a third one. It reports whether that was news.
-func (t *Table) Learn(m wire.Member, now time.Time) bool {
+// Learn takes in what another member, the teller, says of a third one. It reports whether that was news. Of one that is
+// live, nobody else's word counts until it does not answer.
+func (t *Table) Learn(teller peer.ID, m wire.Member, now time.Time) bool {
 	if m.ID == t.cfg.Self.ID {
 		return false
 	}
@@ -136,8 +144,34 @@ func (t *Table) Learn(m wire.Member, now time.Time) bool {
 	if !known && len(t.entries) >= t.cfg.Max {
 		return false
 	}
+	if known && e.status == live {
+		news := e.hint == nil || m.Epoch > e.hint.Epoch
+		e.hint = &m
+		if e.due.IsZero() {
+			e.due = now
+		}
+		return news
+	}
+	if !known || e.teller != "" && e.teller != teller {
+		if t.told[teller] >= max(1, t.cfg.Max/4) {
+			return false
+		}
+	}
 	t.put(m, learned, now)
+	t.credit(t.entries[m.ID], teller)
 	return true
+}
+
+// credit notes who named a member; nobody did who speaks itself.
+func (t *Table) credit(e *entry, teller peer.ID) {
+	if e.teller != "" {
+		if t.told[e.teller]--; t.told[e.teller] == 0 {
+			delete(t.told, e.teller)
+		}
+	}
+	if e.teller = teller; teller != "" {
+		t.told[teller]++
+	}
 }
 
 // Heard takes in what a member says of itself. It reports whether it is believed; a member that said goodbye is not
@@ -154,6 +188,9 @@ func (t *Table) Heard(m wire.Member, now time.Time) bool {
 	if known && !restarted && now.Before(e.held) {
 		e.member, e.busy = m, false
 		return true
+	}
+	if !known && len(t.entries) >= 2*t.cfg.Max {
+		return false
 	}
 	t.put(m, live, now)
 	return true
@@ -192,10 +229,18 @@ func (t *Table) Disconnected(id peer.ID, trimmed bool, now time.Time) {
 		delete(t.entries, id)
 	case e.status == live && trimmed && !t.neighbour(id):
 		t.setStatus(e, learned)
+	case e.hint != nil:
+		t.follow(e, now)
 	case e.candidate():
 		t.setStatus(e, suspect)
 		e.due = now
 	}
+}
+
+// follow tries the life of a member that others named, because the one that is known does not answer.
+func (t *Table) follow(e *entry, now time.Time) {
+	t.put(*e.hint, learned, now)
+	e.busy, e.due = false, now
 }
 
 // Failed notes that a member did not answer: it is a suspect at once. Contact says that this was the contact that
@@ -209,6 +254,10 @@ func (t *Table) Failed(id peer.ID, contact bool, now time.Time) (gone bool) {
 		delete(t.entries, id)
 		return true
 	case e.status == suspect && !contact:
+		return false
+	}
+	if e.hint != nil {
+		t.follow(e, now)
 		return false
 	}
 	t.setStatus(e, suspect)
@@ -297,8 +346,11 @@ func (t *Table) put(m wire.Member, s status, now time.Time) {
 		t.entries[m.ID] = e
 	}
 	delete(t.gone, m.ID)
-	e.member, e.fails, e.due, e.held = m, 0, time.Time{}, time.Time{}
+	e.member, e.fails, e.due, e.held, e.hint = m, 0, time.Time{}, time.Time{}, nil
 	e.busy = e.busy && s != live
+	if s == live {
+		t.credit(e, "")
+	}
 	if s == live && t.live == 0 {
 		t.joined = now
 	}
@@ -307,6 +359,7 @@ func (t *Table) put(m wire.Member, s status, now time.Time) {
 
 func (t *Table) remove(e *entry, g tombstone) {
 	t.setStatus(e, stranger)
+	t.credit(e, "")
 	delete(t.entries, e.member.ID)
 	if len(t.gone) < t.cfg.Max {
 		t.gone[e.member.ID] = g

@@ -18,6 +18,9 @@ func id(i int) peer.ID { return peer.ID(fmt.Sprintf("member-%04d", i)) }
 
 func someone(i int) wire.Member { return wire.Member{ID: id(i), Epoch: 1} }
 
+// teller is who names others.
+const teller = peer.ID("teller")
+
 func newTable(self int) *Table {
 	return New(Config{Self: someone(self), Max: 4096, Rand: rand.New(rand.NewPCG(1, uint64(self)))})
 }
@@ -63,7 +66,7 @@ func TestAgainstModel(t *testing.T) {
 		s, known := m.state[id]
 		switch rnd.IntN(6) {
 		case 0:
-			table.Learn(someone(who), now)
+			table.Learn(teller, someone(who), now)
 			if !known && !m.dead[id] {
 				m.state[id] = learned
 			}
@@ -165,10 +168,10 @@ func TestSuspectsAreContactedWithBackOff(t *testing.T) {
 	if _, ok := table.Lookup(id(1)); ok {
 		t.Error("a member that never answered is still known")
 	}
-	if table.Learn(someone(1), now) {
+	if table.Learn(teller, someone(1), now) {
 		t.Error("hearsay brought back who is gone")
 	}
-	if m := someone(1); !table.Learn(wire.Member{ID: m.ID, Epoch: 2}, now) {
+	if m := someone(1); !table.Learn(teller, wire.Member{ID: m.ID, Epoch: 2}, now) {
 		t.Error("a new life of who is gone was ignored")
 	}
 }
@@ -182,7 +185,7 @@ func TestGoodbye(t *testing.T) {
 	if !table.Goodbye(id(1), 1, start) || !table.Dead(id(1)) {
 		t.Error("goodbye was not taken in")
 	}
-	if table.Heard(someone(1), start) || table.Learn(someone(1), start) || table.Live(id(1)) {
+	if table.Heard(someone(1), start) || table.Learn(teller, someone(1), start) || table.Live(id(1)) {
 		t.Error("a late message brought back who said goodbye")
 	}
 	if !table.Heard(wire.Member{ID: id(1), Epoch: 2}, start) || !table.Live(id(1)) {
@@ -231,7 +234,7 @@ func TestNeighboursAreContacted(t *testing.T) {
 	table := newTable(0)
 	var all []peer.ID
 	for i := 1; i <= 100; i++ {
-		table.Learn(someone(i), start)
+		table.Learn(teller, someone(i), start)
 		all = append(all, id(i))
 	}
 	near := order(all, wire.PlaceOf(id(0)))[:Neighbours]
@@ -287,12 +290,59 @@ func TestFresh(t *testing.T) {
 }
 
 func TestBounded(t *testing.T) {
-	table := New(Config{Self: someone(0), Max: 10, Rand: rand.New(rand.NewPCG(1, 1))})
+	table := New(Config{Self: someone(0), Max: 12, Rand: rand.New(rand.NewPCG(1, 1))})
 	for i := 1; i < 50; i++ {
-		table.Learn(someone(i), start)
+		table.Learn("liar", someone(i), start)
 	}
-	if n := len(table.Members()); n != 10 {
+	if n := len(table.Members()); n != 3 {
+		t.Errorf("%d members are known by one member's word", n)
+	}
+	for i := 1; i < 50; i++ {
+		table.Learn(id(100+i), someone(i), start)
+	}
+	if n := len(table.Members()); n != 12 {
+		t.Errorf("%d members are known by hearsay", n)
+	}
+	for i := 200; i < 250; i++ {
+		table.Heard(someone(i), start)
+	}
+	if n := len(table.Members()); n != 24 {
 		t.Errorf("%d members are known", n)
+	}
+	// Who has spoken itself takes none of the share of who named it, and who is gone neither.
+	for _, m := range table.Members() {
+		table.Heard(m, start)
+	}
+	if len(table.told) != 0 {
+		t.Errorf("shares are taken by nobody: %v", table.told)
+	}
+}
+
+// TestNobodySpeaksForTheLiving has a member lie about another one that is live: that one stays what it said itself, and
+// is asked.
+func TestNobodySpeaksForTheLiving(t *testing.T) {
+	table := newTable(0)
+	truth := someone(1)
+	table.Heard(truth, start)
+	lie := wire.Member{ID: truth.ID, Zone: "elsewhere", Epoch: truth.Epoch + 1_000_000}
+	table.Learn("liar", lie, start)
+	if m, alive := table.Get(truth.ID); !alive || !m.Equal(truth) || !table.Live(truth.ID) {
+		t.Errorf("a lie about it made of a live member %+v, alive: %v", m, alive)
+	}
+	if due := table.Due(start, 9); len(due) != 1 || !due[0].Equal(truth) {
+		t.Errorf("due is %v, want the member itself", due)
+	}
+	table.Heard(truth, start)
+	table.Disconnected(truth.ID, false, start)
+	if table.Live(truth.ID) || !table.Dead(truth.ID) {
+		t.Error("the lie outlasted what the member said")
+	}
+	// Where the life that is known does not answer, the other one is tried.
+	table.Heard(truth, start)
+	table.Learn("friend", lie, start)
+	table.Failed(truth.ID, true, start)
+	if due := table.Due(start, 9); len(due) != 1 || !due[0].Equal(lie) {
+		t.Errorf("due is %v, want the later life", due)
 	}
 }
 

@@ -1,12 +1,12 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
-	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"time"
-	"unicode/utf8"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/opencontainers/go-digest"
@@ -21,30 +21,31 @@ func ReadMessage(r io.Reader) ([]byte, error) {
 	}
 	n := binary.BigEndian.Uint32(head[:])
 	if n > MaxMessage {
-		return nil, fmt.Errorf("message of %d bytes is larger than %d: %w", n, MaxMessage, ErrMalformed)
+		return nil, Refuse(ReasonSize, "message of %d bytes is larger than %d", n, MaxMessage)
 	}
-	body := make([]byte, n)
-	if _, err := io.ReadFull(r, body); err != nil {
+	// Room is made as bytes come: a length alone costs its sender nothing.
+	var body bytes.Buffer
+	if _, err := io.CopyN(&body, r, int64(n)); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, err
 	}
-	return body, nil
+	return body.Bytes(), nil
 }
 
 // WriteMessage writes one message in a single write.
 func WriteMessage(w io.Writer, body []byte) error {
 	if len(body) > MaxMessage {
-		return fmt.Errorf("message of %d bytes is larger than %d: %w", len(body), MaxMessage, ErrMalformed)
+		return Refuse(ReasonSize, "message of %d bytes is larger than %d", len(body), MaxMessage)
 	}
 	buf := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
 	_, err := w.Write(append(buf, body...))
 	return err
 }
 
-// DecodeRequest reads a request's body.
-func DecodeRequest(b []byte) (Request, error) {
+// DecodeRequest reads a request's body at that time. What it gives is in its domain.
+func DecodeRequest(b []byte, now time.Time) (Request, error) {
 	var r Request
 	set := 0
 	err := fields(b, func(num protowire.Number, body []byte, _ uint64) (err error) {
@@ -70,7 +71,10 @@ func DecodeRequest(b []byte) (Request, error) {
 		return err
 	})
 	if err == nil && set != 1 {
-		err = fmt.Errorf("request with %d known parts: %w", set, ErrMalformed)
+		err = Refuse(ReasonFrame, "request with %d known parts", set)
+	}
+	if err == nil {
+		err = r.check(now)
 	}
 	if err != nil {
 		return Request{}, err
@@ -122,7 +126,7 @@ func (s *Store) decode(b []byte) error {
 
 func (s *Store) bounded() error {
 	if len(s.Add)+len(s.Remove) > MaxBatch {
-		return fmt.Errorf("more than %d keys in a batch: %w", MaxBatch, ErrMalformed)
+		return Refuse(ReasonCount, "more than %d keys in a batch", MaxBatch)
 	}
 	return nil
 }
@@ -132,7 +136,7 @@ func decodeTag(b []byte) (e Entry, err error) {
 	err = fields(b, func(num protowire.Number, body []byte, v uint64) error {
 		if num == tagKey {
 			if len(body) != len(e.Key) {
-				return fmt.Errorf("key of %d bytes: %w", len(body), ErrMalformed)
+				return Refuse(ReasonHash, "key of %d bytes", len(body))
 			}
 			seen = true
 			copy(e.Key[:], body)
@@ -141,7 +145,7 @@ func decodeTag(b []byte) (e Entry, err error) {
 		return meaning(num, tagDigest, tagConfirmed, body, v, &e.Digest, &e.Confirmed)
 	})
 	if err == nil && (!seen || e.Digest == "") {
-		err = fmt.Errorf("tag without key or digest: %w", ErrMalformed)
+		err = Refuse(ReasonHash, "tag without key or digest")
 	}
 	return e, err
 }
@@ -152,7 +156,7 @@ func (f *Find) decode(b []byte) error {
 		switch num {
 		case findKey:
 			if len(body) != len(f.Key) {
-				return fmt.Errorf("key of %d bytes: %w", len(body), ErrMalformed)
+				return Refuse(ReasonHash, "key of %d bytes", len(body))
 			}
 			seen = true
 			copy(f.Key[:], body)
@@ -160,25 +164,28 @@ func (f *Find) decode(b []byte) error {
 			f.Providers = v != 0
 		case findClosest:
 			if v > MaxClosest {
-				return fmt.Errorf("%d closest members asked for: %w", v, ErrMalformed)
+				return Refuse(ReasonCount, "%d closest members asked for", v)
 			}
 			f.Closest = int(v)
 		case findExclude:
-			if len(body) == 0 || len(body) > maxID || len(f.Exclude) == MaxExclude {
-				return fmt.Errorf("excluded members: %w", ErrMalformed)
+			if len(body) == 0 || len(body) > maxID {
+				return Refuse(ReasonIdentity, "excluded identity of %d bytes", len(body))
+			}
+			if len(f.Exclude) == MaxExclude {
+				return Refuse(ReasonCount, "more than %d members excluded", MaxExclude)
 			}
 			f.Exclude = append(f.Exclude, peer.ID(body))
 		}
 		return nil
 	})
 	if err == nil && !seen {
-		err = fmt.Errorf("find without a key: %w", ErrMalformed)
+		err = Refuse(ReasonHash, "find without a key")
 	}
 	return err
 }
 
-// DecodeResponse reads a response's body.
-func DecodeResponse(b []byte) (Response, error) {
+// DecodeResponse reads a response's body at that time. What it gives is in its domain.
+func DecodeResponse(b []byte, now time.Time) (Response, error) {
 	var r Response
 	err := fields(b, func(num protowire.Number, body []byte, v uint64) error {
 		switch num {
@@ -188,7 +195,7 @@ func DecodeResponse(b []byte) (Response, error) {
 		case respMembers:
 			var m Member
 			if len(r.Members) == MaxMembers {
-				return fmt.Errorf("more than %d members: %w", MaxMembers, ErrMalformed)
+				return Refuse(ReasonCount, "more than %d members", MaxMembers)
 			}
 			if err := decodeMember(body, &m); err != nil {
 				return err
@@ -196,7 +203,7 @@ func DecodeResponse(b []byte) (Response, error) {
 			r.Members = append(r.Members, m)
 		case respProviders:
 			if len(r.Providers) == MaxProviders {
-				return fmt.Errorf("more than %d providers: %w", MaxProviders, ErrMalformed)
+				return Refuse(ReasonCount, "more than %d providers", MaxProviders)
 			}
 			p, err := decodeProvider(body)
 			if err != nil {
@@ -206,10 +213,16 @@ func DecodeResponse(b []byte) (Response, error) {
 		case respFresh:
 			r.Fresh = v != 0
 		case respRefused:
-			r.Refused = int(min(v, MaxBatch))
+			if v > MaxBatch {
+				return Refuse(ReasonCount, "%d entries refused of %d at most", v, MaxBatch)
+			}
+			r.Refused = int(v)
 		}
 		return nil
 	})
+	if err == nil {
+		err = r.check(now)
+	}
 	if err != nil {
 		return Response{}, err
 	}
@@ -240,21 +253,30 @@ func (m *Member) decode(b []byte) error {
 	return fields(b, func(num protowire.Number, body []byte, v uint64) error {
 		switch num {
 		case memberID:
+			if len(body) > maxID {
+				return Refuse(ReasonIdentity, "identity of %d bytes", len(body))
+			}
 			m.ID = peer.ID(body)
 		case memberAddrs:
-			if len(body) != 6 && len(body) != maxAddress || len(m.Addrs) == maxAddrs {
-				return fmt.Errorf("addresses of a member: %w", ErrMalformed)
+			if len(m.Addrs) == maxAddrs {
+				return Refuse(ReasonCount, "more than %d addresses", maxAddrs)
 			}
-			ip, _ := netip.AddrFromSlice(body[:len(body)-2])
-			m.Addrs = append(m.Addrs, netip.AddrPortFrom(ip, binary.BigEndian.Uint16(body[len(body)-2:])))
+			a, err := decodeAddr(body)
+			if err != nil {
+				return err
+			}
+			m.Addrs = append(m.Addrs, a)
 		case memberAPI:
-			if len(m.PeerAPI) == maxAddrs || !utf8.Valid(body) {
-				return fmt.Errorf("peer API addresses of a member: %w", ErrMalformed)
+			if len(m.PeerAPI) == maxAddrs {
+				return Refuse(ReasonCount, "more than %d addresses of a peer API", maxAddrs)
+			}
+			if len(body) > maxHost {
+				return Refuse(ReasonAddress, "peer API address of %d characters", len(body))
 			}
 			m.PeerAPI = append(m.PeerAPI, string(body))
 		case memberZone:
-			if len(body) > maxZone || !utf8.Valid(body) {
-				return fmt.Errorf("zone of a member: %w", ErrMalformed)
+			if len(body) > maxZone {
+				return Refuse(ReasonZone, "zone of %d characters", len(body))
 			}
 			m.Zone = string(body)
 		case memberEpoch:
@@ -264,6 +286,18 @@ func (m *Member) decode(b []byte) error {
 	})
 }
 
+func decodeAddr(b []byte) (netip.AddrPort, error) {
+	if len(b) != 6 && len(b) != maxAddress {
+		return netip.AddrPort{}, Refuse(ReasonAddress, "address of %d bytes", len(b))
+	}
+	ip, _ := netip.AddrFromSlice(b[:len(b)-2])
+	port := binary.BigEndian.Uint16(b[len(b)-2:])
+	if port == 0 {
+		return netip.AddrPort{}, Refuse(ReasonAddress, "address %s without a port", ip)
+	}
+	return netip.AddrPortFrom(ip, port), nil
+}
+
 // meaning reads the two fields that say what a tag means.
 func meaning(
 	num, dgstField, timeField protowire.Number, body []byte, v uint64, dgst *digest.Digest, confirmed *time.Time,
@@ -271,13 +305,16 @@ func meaning(
 	switch num {
 	case dgstField:
 		if len(body) == 0 || len(body) > maxDigest {
-			return fmt.Errorf("digest of %d characters: %w", len(body), ErrMalformed)
+			return Refuse(ReasonHash, "digest of %d characters", len(body))
 		}
 		*dgst = digest.Digest(body)
 		if err := dgst.Validate(); err != nil {
-			return fmt.Errorf("digest %.80q: %w", body, ErrMalformed)
+			return Refuse(ReasonHash, "digest %.80q", body)
 		}
 	case timeField:
+		if v == 0 || v > math.MaxInt64 {
+			return Refuse(ReasonAge, "word of a registry at %d ns", v)
+		}
 		*confirmed = time.Unix(0, int64(v))
 	}
 	return nil
@@ -285,7 +322,7 @@ func meaning(
 
 func eachKey(b []byte, keep func(Key) error) error {
 	if len(b)%len(Key{}) != 0 {
-		return fmt.Errorf("keys of %d bytes: %w", len(b), ErrMalformed)
+		return Refuse(ReasonHash, "keys of %d bytes", len(b))
 	}
 	for ; len(b) > 0; b = b[len(Key{}):] {
 		if err := keep(Key(b[:len(Key{})])); err != nil {
@@ -300,7 +337,7 @@ func fields(b []byte, visit func(num protowire.Number, body []byte, v uint64) er
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return fmt.Errorf("field tag: %w", ErrMalformed)
+			return Refuse(ReasonFrame, "field without a tag")
 		}
 		b = b[n:]
 		var body []byte
@@ -317,7 +354,7 @@ func fields(b []byte, visit func(num protowire.Number, body []byte, v uint64) er
 			}
 		}
 		if n < 0 {
-			return fmt.Errorf("field %d: %w", num, ErrMalformed)
+			return Refuse(ReasonFrame, "field %d is cut off", num)
 		}
 		b = b[n:]
 		if err := visit(num, body, v); err != nil {

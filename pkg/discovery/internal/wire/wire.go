@@ -8,12 +8,8 @@ package wire
 
 import (
 	_ "crypto/sha512" // digest.Validate refuses algorithms that are not linked in.
-	"errors"
-	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -37,14 +33,11 @@ const (
 
 	maxAddrs   = 8
 	maxHost    = 262 // A DNS name, a colon and a port.
-	maxZone    = 128
+	maxZone    = 63  // As of labels in Kubernetes.
 	maxID      = 64
 	maxDigest  = 160
 	maxAddress = 18 // IPv6 and a port.
 )
-
-// ErrMalformed says that a message breaks the protocol.
-var ErrMalformed = errors.New("malformed message")
 
 // Member is what a member says of itself.
 type Member struct {
@@ -64,30 +57,6 @@ type Member struct {
 func (m Member) Equal(o Member) bool {
 	return m.ID == o.ID && m.Zone == o.Zone && m.Epoch == o.Epoch &&
 		slices.Equal(m.Addrs, o.Addrs) && slices.Equal(m.PeerAPI, o.PeerAPI)
-}
-
-// Validate says what is wrong with what a member says of itself.
-func (m Member) Validate() error {
-	switch {
-	case len(m.ID) == 0 || len(m.ID) > maxID:
-		return fmt.Errorf("identity of %d bytes: %w", len(m.ID), ErrMalformed)
-	case len(m.Addrs) > maxAddrs || len(m.PeerAPI) > maxAddrs:
-		return fmt.Errorf("more than %d addresses: %w", maxAddrs, ErrMalformed)
-	case len(m.Zone) > maxZone:
-		return fmt.Errorf("zone of %d characters: %w", len(m.Zone), ErrMalformed)
-	}
-	for _, a := range m.Addrs {
-		if !a.IsValid() || a.Addr().IsUnspecified() || a.Addr().Zone() != "" {
-			return fmt.Errorf("address %s can't be dialled: %w", a, ErrMalformed)
-		}
-	}
-	for _, a := range m.PeerAPI {
-		host, port, err := net.SplitHostPort(a)
-		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || host == "" || len(a) > maxHost {
-			return fmt.Errorf("peer API address %.80q is no host and port: %w", a, ErrMalformed)
-		}
-	}
-	return nil
 }
 
 // Entry is one thing that a member holds.
