@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -227,9 +228,7 @@ func newStack(t *testing.T, o options) *stack {
 		},
 	})
 	log := logr.Discard()
-	if o.cacheConfig.Dir == "" {
-		o.cacheConfig.Dir = t.TempDir()
-	}
+	o.cacheConfig.Dir = cmp.Or(o.cacheConfig.Dir, t.TempDir())
 	if o.cacheConfig.Log.GetSink() == nil {
 		o.cacheConfig.Log = log
 	}
