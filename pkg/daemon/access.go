@@ -20,6 +20,9 @@ const (
 	accessFile = "access.json"
 	// accessInterval is how often it is written if it changed.
 	accessInterval = 30 * time.Second
+	// claimsInterval is how often it is read in whose names containerd has its content. What an image claimed is known
+	// then, also when it has gone.
+	claimsInterval = time.Minute
 )
 
 // accessMode reads a mode of the configuration.
@@ -82,6 +85,23 @@ func (d *Daemon) keepAccess(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// readClaims keeps up with what containerd says of where its content is from, until ctx ends.
+func (d *Daemon) readClaims(ctx context.Context) error {
+	if d.runtime == nil {
+		return nil
+	}
+	tick := time.NewTicker(claimsInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			d.mirror.Local().Attribute(ctx)
+		}
+	}
 }
 
 func (d *Daemon) writeAccess() error {

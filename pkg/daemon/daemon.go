@@ -266,6 +266,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(behind)
 	group.Go(func() error { return d.cache.Run(groupCtx) })
 	group.Go(func() error { return d.keepAccess(groupCtx) })
+	group.Go(func() error { return d.readClaims(groupCtx) })
 	group.Go(func() error { return d.status.run(groupCtx, &d.watching) })
 	front, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -58,7 +58,7 @@ type node struct {
 
 func newNode(w *world, name string, mode access.Mode) *node {
 	n := &node{w: w, name: name, mode: mode, store: newStore(), runtime: newRuntime(w.now), refused: map[reference.Repository]bool{}}
-	n.peers = peer.NewClient(peer.ClientConfig{Credentials: w.creds, Member: name, FirstByte: time.Second})
+	n.peers = peer.NewClient(peer.ClientConfig{Credentials: w.creds, Member: name, FirstByte: time.Second, Now: w.now})
 	members, err := mirror.NewMembers(finder{n}, n.peers, w.now, logr.Discard())
 	w.check(err)
 	n.members = members
