@@ -40,6 +40,7 @@ func newSlowUpstream(t *testing.T, size int, bytesPerSecond float64) *slowUpstre
 		case u.denied.Load():
 			http.Error(w, "no", http.StatusUnauthorized)
 		case strings.HasSuffix(r.URL.Path, "/blobs/"+u.digest.String()):
+			w.Header().Set("Docker-Content-Digest", u.digest.String())
 			http.ServeContent(&slowWriter{w, r, limit, &u.sent}, r, "", time.Time{}, strings.NewReader(string(u.body)))
 		default:
 			http.NotFound(w, r)

@@ -74,10 +74,9 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 }
 
 // through answers without a spool, for there is no room for one. What is read lives on the client's own context.
-func (m *Mirror) through(ctx context.Context, ref reference.Reference, src flight.Source, deadline time.Time, why error) (*Answer, error) {
+func (m *Mirror) through(ctx context.Context, ref reference.Reference, src flight.Witness, deadline time.Time, why error) (*Answer, error) {
 	m.cfg.Log.V(1).Info("blob passes through", "ref", ref.String(), "reason", why.Error())
 	ctx, cancel := context.WithCancel(ctx)
-	saw := func() { m.saw(ref, ref.Digest) }
 	late := time.AfterFunc(time.Until(deadline), cancel) // Until the first byte is there.
 	passage, err := flight.Through(ctx, ref.Digest, src)
 	if err != nil {
@@ -85,7 +84,7 @@ func (m *Mirror) through(ctx context.Context, ref reference.Reference, src fligh
 		cancel()
 		return nil, err
 	}
-	return &Answer{Blob: &passing{Passage: passage, late: late, cancel: cancel, saw: saw}, Descriptor: describe(ref, passage)}, nil
+	return &Answer{Blob: &passing{Passage: passage, late: late, cancel: cancel, verified: src.Verified}, Descriptor: describe(ref, passage)}, nil
 }
 
 // passing is a blob that passes through, and what bounds it.
@@ -93,14 +92,15 @@ type passing struct {
 	*flight.Passage
 	late   *time.Timer
 	cancel context.CancelFunc
-	saw    func()
+	// verified is called with the whole.
+	verified func()
 }
 
 // CopyRange implements content.Blob. With the whole, and not before, it is verified.
 func (p *passing) CopyRange(ctx context.Context, to io.Writer, off, n int64) (int64, error) {
 	written, err := p.Passage.CopyRange(ctx, to, off, n)
 	if err == nil && off == 0 && n == p.Size() {
-		p.saw()
+		p.verified()
 	}
 	return written, err
 }

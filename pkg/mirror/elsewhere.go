@@ -156,7 +156,7 @@ func (e *elsewhere) allowed(layer foreign.Layer) (urls []*url.URL, why error) {
 type ways struct {
 	sources []flight.Source
 	// through is the source for when there is no room to keep the blob; nil where there is none.
-	through flight.Source
+	through flight.Witness
 	// redirected says that otherwise sends the client elsewhere, so that upstream is not asked.
 	redirected bool
 	// otherwise stands in for the sources' error, if it is not nil.
@@ -174,7 +174,7 @@ func (w ways) failed(err error) error {
 func (m *Mirror) ways(ref reference.Reference, size int64, r request) (ways, error) {
 	var w ways
 	route := m.cfg.Policy.Route(ref.Repository)
-	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: r.origin, saw: m.saw}
+	registry := &upstreamSource{client: m.cfg.Upstream, ref: ref, origin: r.origin, gave: m.gave}
 	if route.AsksUpstream() {
 		w.through = registry
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/access"
@@ -303,6 +304,18 @@ func (m *Mirror) open(ctx context.Context, r request, dgst digest.Digest) (*Answ
 		return nil, err
 	}
 	return m.local.open(ctx, dgst)
+}
+
+// gave notes that a blob came from a repository, verified. Where the registry gave it itself, that is its word on whoever
+// asked, also if it didn't name what it gave.
+func (m *Mirror) gave(ref reference.Reference, c access.Credentials, itself bool) {
+	m.saw(ref, ref.Digest)
+	if itself && m.cfg.Access != nil {
+		m.cfg.Access.Learn(access.Answer{
+			Repository: ref.Repository, Credentials: c, Asked: access.Content, Speaker: access.Registry,
+			Status: http.StatusOK, Named: true,
+		})
+	}
 }
 
 // saw notes that content came in a repository's name, verified.

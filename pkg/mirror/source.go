@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/access"
@@ -31,21 +32,23 @@ type upstreamSource struct {
 	client *upstream.Client
 	ref    reference.Reference
 	origin upstream.Origin
-	saw    func(ref reference.Reference, dgst digest.Digest) // Nil tells nobody.
+	// gave is told that the blob came from there, and whether the registry itself gave all of it.
+	gave func(ref reference.Reference, c access.Credentials, itself bool)
+	// elsewhere notes that some of it came from where the registry redirected to.
+	elsewhere atomic.Bool
 }
 
 // Verified implements flight.Witness.
-func (s *upstreamSource) Verified() {
-	if s.saw != nil {
-		s.saw(s.ref, s.ref.Digest)
-	}
-}
+func (s *upstreamSource) Verified() { s.gave(s.ref, s.origin.Credentials, !s.elsewhere.Load()) }
 
 // Open implements flight.Source.
 func (s *upstreamSource) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
 	b, err := s.client.Blob(ctx, s.ref.Repository, s.ref.Digest, off, end, s.origin)
 	if err != nil {
 		return nil, err
+	}
+	if !b.FromRegistry() {
+		s.elsewhere.Store(true)
 	}
 	return b, nil
 }

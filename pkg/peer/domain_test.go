@@ -80,7 +80,11 @@ func TestViolations(t *testing.T) {
 // TestHeadersOfMembers sends requests with such headers as no member sends.
 func TestHeadersOfMembers(t *testing.T) {
 	asked := 0
-	s := NewServer(ServerConfig{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ })})
+	creds, err := NewCredentials([]Key{NewKey()}, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(ServerConfig{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }), Credentials: creds})
 	long := strings.Repeat("x", 200)
 	for _, header := range []http.Header{
 		{MemberHeader: {long}}, {ZoneHeader: {long}}, {MemberHeader: {"a\x00"}}, {ZoneHeader: {"ä"}}, {PieceHeader: {"2"}}, {ClaimHeader: {long}},

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/httpclient"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/sleep"
@@ -87,6 +88,9 @@ func (c *Client) Forget(repo reference.Repository, dgst digest.Digest) {
 		}
 	}
 }
+
+// FromRegistry tells whether the registry's own origin answered, and not what it redirected to.
+func (b *Blob) FromRegistry() bool { return b.req.speaker == access.Registry }
 
 // Size is the whole blob's size, whatever part is read.
 func (b *Blob) Size() int64 { return b.size }
