@@ -145,8 +145,8 @@ func (m *Mirror) doubts(repo reference.Repository, o upstream.Origin) bool {
 	return o.Credentials.IsZero() && m.cfg.Access.Doubts(repo)
 }
 
-// elsewhereThanUpstream tells whether what is asked for may be had without upstream: other members may have it, or this
-// node does.
+// elsewhereThanUpstream tells whether what is asked for may be had without upstream: other members may have it, or
+// this node does.
 func (m *Mirror) elsewhereThanUpstream(ctx context.Context, ref reference.Reference) bool {
 	route := m.cfg.Policy.Route(ref.Repository)
 	if m.cfg.Members != nil && route.AsksMembers() || !route.AsksUpstream() {
@@ -306,8 +306,8 @@ func (m *Mirror) open(ctx context.Context, r request, dgst digest.Digest) (*Answ
 	return m.local.open(ctx, dgst)
 }
 
-// gave notes that a blob came from a repository, verified. Where the registry gave it itself, that is its word on whoever
-// asked, also if it didn't name what it gave.
+// gave notes that a blob came from a repository, verified. Where the registry gave it itself, that is its word on
+// whoever asked, also if it didn't name what it gave.
 func (m *Mirror) gave(ref reference.Reference, c access.Credentials, itself bool) {
 	m.saw(ref, ref.Digest)
 	if itself && m.cfg.Access != nil {
