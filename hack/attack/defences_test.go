@@ -31,7 +31,7 @@ const (
 	provenanceFile, claimsFile      = "pkg/access/provenance.go", "pkg/mirror/claims.go"
 	policyFile, boundFile           = "pkg/policy/policy.go", "pkg/bound/bound.go"
 	discoveryDoor, httpDoor         = "pkg/discovery/door.go", "pkg/httpserver/door.go"
-	evictionRoom, evictionShare     = "pkg/content/cache/internal/eviction/room.go", "pkg/content/cache/internal/eviction/share.go"
+	evictionRoom                    = "pkg/content/cache/internal/eviction/room.go"
 )
 
 // whoMayRead are the defences of what not everybody may read or do.
@@ -47,7 +47,10 @@ func whoMayRead() []control {
 			claimsFile, "return l.settled(c, dgst) && !l.Access.Proven(dgst)", "return dgst != \"\""),
 		off("B: what is held is given in the names that it came in", namedLayer, "pkg/mirror/grant.go",
 			"if !m.local.belongs(ctx, r.repository(), dgst, r.grant.Ground() == access.Unasked) {", "if false {"),
-		off("I: members give nobody access", openAge, grantFile, "return g.ground != Nobodys", "return true"),
+		off("I: the registry is asked before others are", openAge,
+			grantFile, "return g.ground != Nobodys", "return true",
+			grantFile, "case Nobodys:\n\t\treturn ClaimOpen", "case Nobodys:\n\t\treturn ClaimChecked",
+			"pkg/mirror/grant.go", "case k == aList, !(k == aBlob && j.AsClient) && !m.elsewhereThanUpstream(ctx, ref):", "case k == aList, true:"),
 		off("I: a 401 opens nothing", openAgeVerified, answerFile, opens, "ok := a.Speaker == Registry"),
 		off("J: a word ends, for what it gave", expired, bookFile,
 			"return s.verdict == Open && now.Sub(s.at) < b.cfg.OpenFor", "return s.verdict == Open"),
@@ -81,7 +84,7 @@ func whatIsHeld() []control {
 		off("D: only a source knows that there is nothing", memberSize, "pkg/flight/exchange/announce.go", "leases[i].End = -1", "leases[i].End = l.End"),
 		off("E: room is made as bytes come", promise, "pkg/content/cache/room.go", "leastStep = 1 << 20", "leastStep = 1 << 40"),
 		off("E: what an owner has is sure, up to his share", flood,
-			evictionShare, "left := min(p.bounds.Bytes, p.sum.total()) / 2", "left := min(p.bounds.Bytes, p.sum.total()) / (1 << 40)",
+			evictionRoom, "return a == own || (a.total() > sure && (s == Main || a.in(s) > most))", "return sure+most >= 0",
 			evictionRoom, "if s == Main {", "if true {"),
 		off("F: who comes last goes last", healthDenied,
 			httpDoor, "if d.secured || c.source.Loopback() || c.source == (bound.Source{}) {", "if d.secured {",
