@@ -67,7 +67,7 @@ simulate: ## Let up to 1000 simulated nodes pull a blob, and compare with the li
 	@go run ./hack/simulate $(SIMULATE)
 
 .PHONY: attack
-attack: ## Run every attack of the threat model, and each against a Kioo without the one defence (Linux, root)
+attack: ## Run what bad actors try, and once more against Kioos that each lack the one defence (Linux, root)
 	@KIOO_ATTACK_CONTROLS=1 go test -count=1 -timeout 30m $(TESTFLAGS) ./hack/attack/...
 
 .PHONY: lint

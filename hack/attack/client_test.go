@@ -3,16 +3,19 @@ package attack
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -31,10 +34,12 @@ func otherNames(t *testing.T, w *world) (reached []string) {
 		"docker.io": {
 			"docker.io", "index.docker.io", "registry-1.docker.io", "docker.io:443", "index.docker.io:443", "registry-1.docker.io:443",
 			"DOCKER.IO", "Registry-1.Docker.IO", "docker.io.", "docker.io.:443", "registry.hub.docker.com",
+			"docker.io:0443", "docker.io:00000443", "docker\u3002io", "\uff44ocker.io", "docker.i\u00ado", "registry-1.docker.io.", "docker.io:",
 		},
 		deniedRegistry: {
 			deniedRegistry, deniedRegistry + ":443", strings.ToUpper(deniedRegistry), deniedRegistry + ":0443", deniedRegistry + ".",
-			deniedRegistry + ".:443",
+			deniedRegistry + ".:443", "registry\u3002example\uff0ecom", "\uff52egistry.example.com", "REGISTRY.example.com.:443", deniedRegistry + ":443:443",
+			"xn--registry-.example.com", deniedRegistry + "..", deniedRegistry + ":+443", deniedRegistry + ":443.", "[" + deniedRegistry + "]",
 		},
 	}
 	for denied, all := range names {
@@ -61,8 +66,16 @@ func TestAttackMPassword(t *testing.T) { defended(t, passwordLost) }
 func passwordLost(t *testing.T, w *world) (reached []string) {
 	for name, host := range map[string]string{"private": w.evil.Host(), "public": w.evil.PublicHost()} {
 		for how, rules := range map[string][]evilregistry.Rule{
-			"Basic":  {evilregistry.Basic("")},
-			"Bearer": {{Object: "/token", Body: []byte(`{"token":"x"}`)}, evilregistry.Bearer("", "http://"+host+"/token")},
+			"Basic":             {evilregistry.Basic("")},
+			"Bearer":            {{Object: "/token", Body: []byte(`{"token":"x"}`)}, evilregistry.Bearer("", "http://"+host+"/token")},
+			"Bearer of another": {{Object: "/token", Body: []byte(`{"token":"x"}`)}, evilregistry.Bearer("", "http://"+net.JoinHostPort(evilAgain, fmt.Sprint(evilPort))+"/token")},
+			"two challenges": {{Anonymous: true, Status: http.StatusUnauthorized, Header: map[string]string{
+				"WWW-Authenticate": `Negotiate, Basic realm="evil", Bearer realm="http://` + host + `/token"`,
+			}}},
+			"a 403 that asks":  {{Anonymous: true, Status: http.StatusForbidden, Header: map[string]string{"WWW-Authenticate": `Basic realm="evil"`}}},
+			"a 404 that asks":  {{Anonymous: true, Status: http.StatusNotFound, Header: map[string]string{"WWW-Authenticate": `Basic realm="evil"`}}},
+			"a proxy's":        {{Anonymous: true, Status: http.StatusProxyAuthRequired, Header: map[string]string{"Proxy-Authenticate": `Basic realm="evil"`}}},
+			"a way to another": {evilregistry.Redirect("", "http://"+net.JoinHostPort(evilAgain, fmt.Sprint(evilPort))+"/v2/x/manifests/v1")},
 		} {
 			w.evil.rules(t, rules)
 			for _, path := range []string{"manifests/v1", "blobs/" + digest.FromString(how).String(), "tags/list"} {
@@ -92,10 +105,10 @@ var realm = regexp.MustCompile(`^Bearer realm="([^"]+)"`)
 func (w *world) pathClient(t *testing.T, n *fleet.Node, r request) {
 	t.Helper()
 	a := ask(t, n, r)
-	if a.status != http.StatusUnauthorized {
+	challenge := a.header.Get("Www-Authenticate")
+	if challenge == "" {
 		return
 	}
-	challenge := a.header.Get("Www-Authenticate")
 	switch m := realm.FindStringSubmatch(challenge); {
 	case strings.HasPrefix(challenge, "Basic "):
 		r.authorization = basicAuth(tenantA, passwordA)
@@ -121,7 +134,8 @@ func foreignHost(t *testing.T, w *world) (reached []string) {
 	w.fetch(t, w.Nodes[0], img, "")
 	for _, host := range []string{
 		"attacker.example.com", "attacker.example.com:28500", "127.0.0.1.attacker.example.com:28500", "localhost.attacker.example.com",
-		"10.77.254.1:28500", "127.0.0.1.nip.io:28500", w.Nodes[0].Addr.String(),
+		"10.77.254.1:28500", "127.0.0.1.nip.io:28500", w.Nodes[0].Addr.String(), "[fd00::1]:28500", "[::ffff:10.77.254.1]:28500", "0.0.0.0:28500",
+		"[::]:28500", "localhost.:28500.attacker.example.com", "localhost@attacker.example.com", "2130706433.example.com", "LOCALHOST.example.com",
 	} {
 		for _, o := range img.objects {
 			if a := ask(t, w.Nodes[0], request{registry: img.registry, path: img.repo + "/" + o.path, host: host}); a.is(o.digest) {
@@ -129,10 +143,58 @@ func foreignHost(t *testing.T, w *world) (reached []string) {
 			}
 		}
 	}
+	// What a page's browser adds, or what a proxy would say, changes nothing.
+	for name, header := range map[string]map[string]string{
+		"X-Forwarded-Host": {"X-Forwarded-Host": "127.0.0.1:28500"}, "Forwarded": {"Forwarded": "host=127.0.0.1"},
+		"X-Host": {"X-Host": "localhost"}, "X-Original-Host": {"X-Original-Host": "localhost"},
+	} {
+		r := request{registry: img.registry, path: img.repo + "/" + img.objects[0].path, host: "attacker.example.com", header: header}
+		if a := ask(t, w.Nodes[0], r); a.is(img.objects[0].digest) {
+			reached = append(reached, "a manifest, asked as attacker.example.com with "+name)
+		}
+	}
+	for name, header := range map[string]map[string]string{
+		"another origin": {"Origin": "https://attacker.example.com"}, "no origin": {"Origin": "null"},
+		"another port's page": {"Origin": "http://127.0.0.1.nip.io:28500"}, "another site": {"Sec-Fetch-Site": "cross-site"},
+		"another port": {"Sec-Fetch-Site": "same-site"},
+	} {
+		if a := ask(t, w.Nodes[0], request{registry: img.registry, path: img.repo + "/" + img.objects[0].path, header: header}); a.is(img.objects[0].digest) {
+			reached = append(reached, "a manifest, by the page of "+name)
+		}
+	}
+	reached = append(reached, rawHosts(t, w.Nodes[0], img)...)
 	// Its own names must go on.
 	for _, host := range []string{"127.0.0.1:28500", "localhost:28500", "localhost", "[::1]:28500"} {
 		if a := ask(t, w.Nodes[0], request{registry: img.registry, path: img.repo + "/" + img.objects[0].path, host: host}); a.status != http.StatusOK {
 			t.Errorf("asked as %s: %v", host, a)
+		}
+	}
+	return reached
+}
+
+// rawHosts asks with targets that say another host than the header does, which some servers believe.
+func rawHosts(t *testing.T, n *fleet.Node, img *image) (reached []string) {
+	t.Helper()
+	path := "/v2/" + img.repo + "/" + img.objects[0].path + "?ns=" + img.registry
+	for _, head := range []string{
+		"GET http://attacker.example.com" + path + " HTTP/1.1\r\nHost: 127.0.0.1:28500\r\n",
+		"GET " + path + " HTTP/1.1\r\nHost: attacker.example.com\r\nHost: 127.0.0.1:28500\r\n",
+		"GET " + path + " HTTP/1.0\r\n",
+		"GET " + path + " HTTP/1.1\r\nHost: \r\n",
+		"GET " + path + " HTTP/1.1\r\nHost: attacker.example.com#@127.0.0.1:28500\r\n",
+	} {
+		conn, err := n.Dial(t.Context(), "tcp", fleet.MirrorAddr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(askTime)) // A connection that can't have one fails below.
+		_, werr := io.WriteString(conn, head+"Connection: close\r\n\r\n")
+		body, rerr := io.ReadAll(conn)
+		if err := errors.Join(werr, rerr, conn.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if status, _, _ := strings.Cut(string(body), "\r\n"); strings.Contains(status, " 200 ") {
+			reached = append(reached, fmt.Sprintf("a manifest by %.80q: %s", head, status))
 		}
 	}
 	return reached
@@ -240,11 +302,16 @@ func redirected(t *testing.T, w *world) (reached []string) {
 	for i, address := range inside() {
 		target := "http://" + net.JoinHostPort(address, baitPort) + "/latest"
 		repo := func(how string) string { return fmt.Sprintf("%s/at-%d", how, i) }
-		rules = append(rules, evilregistry.Redirect(repo("redirect"), target), evilregistry.Bearer(repo("realm"), target), evilregistry.Rule{
+		if addr := netip.MustParseAddr(address); addr.Is4() { // By another name, and by a way that leads there in two steps.
+			mapped := "http://" + net.JoinHostPort(netip.AddrFrom16(addr.As16()).String(), baitPort) + "/latest"
+			rules = append(rules, evilregistry.Redirect(repo("mapped"), mapped), evilregistry.Bearer(repo("mapped-realm"), mapped))
+		}
+		twice := "http://" + net.JoinHostPort(evilAgain, fmt.Sprint(evilPort)) + "/v2/" + repo("redirect") + "/manifests/v1"
+		rules = append(rules, evilregistry.Redirect(repo("twice"), twice), evilregistry.Redirect(repo("redirect"), target), evilregistry.Bearer(repo("realm"), target), evilregistry.Rule{
 			Repository: repo("link"), Object: "tags/list", Body: []byte(`{"tags":["a"]}`), Header: map[string]string{"Link": "<" + target + `>; rel="next"`},
 		})
 		for _, host := range []string{w.evil.Host(), w.evil.PublicHost()} {
-			for _, how := range []string{"redirect", "realm", "link"} {
+			for _, how := range []string{"redirect", "realm", "link", "twice", "mapped", "mapped-realm"} {
 				for _, object := range []string{"manifests/v1", "blobs/" + digest.FromString(host+address+how).String(), "tags/list"} {
 					for _, authorization := range []string{"", "Bearer x"} {
 						all = append(all, attempt{n, request{registry: host, path: repo(how) + "/" + object, authorization: authorization}, func(a answer) string {

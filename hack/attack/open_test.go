@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/kioo-dev/kioo/hack/attack/evilmember"
+	"github.com/kioo-dev/kioo/hack/attack/evilregistry"
 	"github.com/kioo-dev/kioo/hack/registrytest"
 )
 
@@ -95,16 +97,42 @@ func frontEnds() map[string]registrytest.Hook {
 	}
 	html := map[string]string{"Content-Type": "text/html"}
 	return map[string]registrytest.Hook{
-		"404":            page(http.StatusNotFound, nil, "default backend - 404"),
-		"404 as a page":  page(http.StatusNotFound, html, "<html>gone</html>"),
-		"404 as OCI":     page(http.StatusNotFound, map[string]string{"Content-Type": "application/json"}, `{"errors":[{"code":"NAME_UNKNOWN"}]}`),
-		"410":            page(http.StatusGone, nil, ""),
-		"a page for all": page(http.StatusOK, html, "<html>we are back soon</html>"),
-		"an empty 200":   page(http.StatusOK, nil, ""),
-		"204":            page(http.StatusNoContent, nil, ""),
-		"a JSON object":  page(http.StatusOK, map[string]string{"Content-Type": "application/json"}, "{}"),
-		"a redirect":     page(http.StatusFound, map[string]string{"Location": "https://status.example.com/"}, ""),
-		"403":            page(http.StatusForbidden, html, "<html>blocked</html>"),
+		"404":                       page(http.StatusNotFound, nil, "default backend - 404"),
+		"404 as a page":             page(http.StatusNotFound, html, "<html>gone</html>"),
+		"404 as OCI":                page(http.StatusNotFound, map[string]string{"Content-Type": "application/json"}, `{"errors":[{"code":"NAME_UNKNOWN"}]}`),
+		"410":                       page(http.StatusGone, nil, ""),
+		"a page for all":            page(http.StatusOK, html, "<html>we are back soon</html>"),
+		"an empty 200":              page(http.StatusOK, nil, ""),
+		"204":                       page(http.StatusNoContent, nil, ""),
+		"a JSON object":             page(http.StatusOK, map[string]string{"Content-Type": "application/json"}, "{}"),
+		"a redirect":                page(http.StatusFound, map[string]string{"Location": "https://status.example.com/"}, ""),
+		"403":                       page(http.StatusForbidden, html, "<html>blocked</html>"),
+		"no manifest as one":        page(http.StatusOK, map[string]string{"Content-Type": ocispec.MediaTypeImageManifest}, "{}"),
+		"a type alone":              page(http.StatusOK, map[string]string{"Content-Type": ocispec.MediaTypeImageManifest, "Etag": `"x"`}, ""),
+		"206":                       page(http.StatusPartialContent, html, "<html>"),
+		"300":                       page(http.StatusMultipleChoices, html, "<html>"),
+		"409":                       page(http.StatusConflict, nil, ""),
+		"500":                       page(http.StatusInternalServerError, html, "<html>oops</html>"),
+		"502":                       page(http.StatusBadGateway, html, "<html>bad gateway</html>"),
+		"503":                       page(http.StatusServiceUnavailable, map[string]string{"Retry-After": "1"}, ""),
+		"429":                       page(http.StatusTooManyRequests, nil, ""),
+		"a path that stays":         away("http://" + net.JoinHostPort(evilPublic, fmt.Sprint(evilPort))),
+		"storage":                   away("http://" + net.JoinHostPort(evilPublic, fmt.Sprint(evilPort)) + "/bucket/x?"),
+		"only HEAD":                 registrytest.Only(func(r *http.Request) bool { return r.Method != http.MethodHead }, page(http.StatusNotFound, nil, "")),
+		"a 404 after the challenge": registrytest.Only(func(r *http.Request) bool { return r.Header.Get("Authorization") != "" }, page(http.StatusNotFound, nil, "")),
+		"broken off": func(http.Handler) http.Handler {
+			return http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		},
+	}
+}
+
+// away leads everybody who asks for something to the same path below an URL.
+func away(base string) registrytest.Hook {
+	return func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", base+r.URL.Path)
+			w.WriteHeader(http.StatusTemporaryRedirect)
+		})
 	}
 }
 
@@ -115,9 +143,11 @@ func TestAttackAFrontEnd(t *testing.T) { defended(t, frontEnd) }
 func frontEnd(t *testing.T, w *world) (reached []string) {
 	// Each stands before a repository of its own, so that all of them are tried at once.
 	before, images := map[string]registrytest.Hook{}, map[string]*image{}
+	// Where it leads elsewhere, everything is there, for everybody, and is a page.
+	w.evil.rules(t, []evilregistry.Rule{{Body: []byte("<html>we are back soon</html>"), Header: map[string]string{"Content-Type": "text/html"}}})
 	for name, hook := range frontEnds() {
 		img := w.secret(t, 10_000)
-		w.pullAnnounced(t, w.Nodes[0], img, tenantA, passwordA)
+		w.fetch(t, w.Nodes[0], img, w.bearer(t, tenantA, passwordA, img.repo))
 		before[img.repo], images[name] = hook, img
 	}
 	breaks(t, w.private, func(next http.Handler) http.Handler {

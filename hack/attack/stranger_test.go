@@ -3,6 +3,7 @@ package attack
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"testing"
@@ -22,32 +23,52 @@ func (w *world) crowd(t *testing.T, address string, manner stranger.Manner, n in
 	return c
 }
 
-// health is where a node's probes ask.
-func health(*fleet.Node) string { return "http://" + fleet.MetricsAddr + "/healthz" }
+// healthAddr is where a node's probes ask: a port of its own, which only the node reaches.
+const healthAddr = "127.0.0.1:28503"
 
-// probes asks for a node's health as the kubelet does, and gives how often it failed.
+// probes asks for a node's health, and gives how often it failed.
 func probes(t *testing.T, n *fleet.Node, times int) (failed int) {
 	t.Helper()
 	for range times {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, health(n), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := n.Client().Do(req)
-		if err == nil {
-			resp.Body.Close()
-		}
-		if err != nil || resp.StatusCode != http.StatusOK {
+		if !answers(t, n, "http://"+healthAddr+"/healthz", time.Second) { // As long as the kubelet waits.
 			failed++
 		}
-		cancel()
 	}
 	return failed
 }
 
+// scrapes asks for a node's metrics, and gives how often that failed.
+func scrapes(t *testing.T, n *fleet.Node, times int) (failed int) {
+	t.Helper()
+	for range times {
+		if !answers(t, n, "http://"+fleet.MetricsAddr+"/metrics", 10*time.Second) { // As long as Prometheus waits.
+			failed++
+		}
+	}
+	return failed
+}
+
+// answers tells whether something is answered with 200 from a node to itself, in time.
+func answers(t *testing.T, n *fleet.Node, u string, within time.Duration) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := n.Client().Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err == nil && resp.StatusCode == http.StatusOK
+}
+
 // TestAttackFHealth: a pod opens connections to the port of metrics, asks and never reads, or says nothing, or talks
-// slowly, or nonsense. It wants that the node's health checks fail, so that Kubernetes restarts Kioo; none may.
+// slowly, or nonsense. It wants that the node's health checks fail, so that Kubernetes restarts Kioo, or that nobody
+// sees its metrics; none may.
 func TestAttackFHealth(t *testing.T) { defended(t, healthDenied) }
 
 func healthDenied(t *testing.T, w *world) (reached []string) {
@@ -58,9 +79,12 @@ func healthDenied(t *testing.T, w *world) (reached []string) {
 		if failed := probes(t, n, 20); failed > 0 {
 			reached = append(reached, fmt.Sprintf("with %d connections that are %s, %d of 20 health checks fail", crowd.Open(), manner.Name, failed))
 		}
+		if failed := scrapes(t, n, 2); failed > 0 {
+			reached = append(reached, fmt.Sprintf("with %d connections that are %s, %d of 2 scrapes fail", crowd.Open(), manner.Name, failed))
+		}
 		crowd.Leave()
 	}
-	eventually(t, settleTime, "the node is well again", func() bool { return probes(t, n, 1) == 0 })
+	eventually(t, settleTime, "the node is well again", func() bool { return probes(t, n, 1)+scrapes(t, n, 1) == 0 })
 	return reached
 }
 

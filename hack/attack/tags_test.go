@@ -57,6 +57,13 @@ func tagLie(t *testing.T, w *world, tag string) (reached []string) {
 	return reached
 }
 
+// tagged adds that a tag means something since so long, as the member says when it is asked.
+func tagged(lies evilmember.Lies, name string, o object, age string) evilmember.Lies {
+	lies.Tags = []evilmember.Tag{{Name: name, MediaType: o.mediaType, Digest: o.digest, Size: o.size, Age: age}}
+	lies.Header = map[string]string{"Kioo-Age-Ms": age}
+	return lies
+}
+
 // bring has the member hold an image of its own.
 func (w *world) bring(t *testing.T, img *image) evilmember.Lies {
 	t.Helper()

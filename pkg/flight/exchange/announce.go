@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/coordinator"
@@ -139,12 +140,19 @@ func (p *party) answered(now time.Time, answer coordinator.Answer, err error, ab
 }
 
 // leasesOf gives what an answer has us read. Of what is one piece, or of unknown size, holders are told without leases:
-// unknown to the coordinator, for its size may have become known here since.
+// unknown to the coordinator, for its size may have become known here since. Where there is nothing to read by what
+// somebody said, all of it is read: only a source knows that there is nothing.
 func (p *party) leasesOf(answer *coordinator.Answer) []swarm.Lease {
-	if len(answer.Leases) > 0 || len(answer.Holders) == 0 || answer.Size >= 0 && p.layout.Pieces() > 1 {
-		return answer.Leases
+	leases := slices.Clone(answer.Leases)
+	if len(leases) == 0 && len(answer.Holders) > 0 && (answer.Size < 0 || p.layout.Pieces() == 1) {
+		leases = []swarm.Lease{{End: p.size, From: answer.Holders[0]}}
 	}
-	return []swarm.Lease{{End: p.size, From: answer.Holders[0]}}
+	for i, l := range leases {
+		if l.Start == l.End {
+			leases[i].End = -1
+		}
+	}
+	return leases
 }
 
 // noSource ends the flight if it has tried all there is itself; else it tries by itself.
