@@ -2,6 +2,7 @@ package fleettest
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"net/http"
 	"os"
@@ -96,7 +97,13 @@ func imported(t *testing.T, f *fleet.Fleet) {
 	f.Upstream.Stop()
 	defer resume(t, f)
 	for _, n := range f.Nodes[1:] {
-		t.Logf("%s has it after %v", n.Name, pull(t, n, name).Round(time.Millisecond))
+		// Whose content is that nobody saw come counts only after it has been there for a while.
+		took := eventually(t, 30*time.Second, n.Name+" gets what was imported", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), pullTime)
+			defer cancel()
+			return n.Pull(ctx, name) == nil
+		})
+		t.Logf("%s has it after %v", n.Name, took.Round(time.Millisecond))
 	}
 }
 
@@ -201,9 +208,7 @@ func gone(t *testing.T, f *fleet.Fleet, name string, keys int, digests ...v1.Has
 		return got
 	}
 	for _, digest := range digests {
-		if got := served(digest); got != http.StatusOK {
-			t.Fatalf("what is there is answered with %d", got)
-		}
+		eventually(t, atMost, "what is there is given", func() bool { return served(digest) == http.StatusOK })
 	}
 	if err := first.Containerd.Remove(t.Context(), f.Upstream.Image(name)); err != nil {
 		t.Fatal(err)

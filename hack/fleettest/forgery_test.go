@@ -246,9 +246,9 @@ func (tr *trap) attack(t *testing.T, target string) {
 // names are those of registries that lead inside: in disguise, or where nobody has a registry.
 func (tr *trap) names(t *testing.T) {
 	for _, name := range []string{
-		"169.254.169.254:" + baitPort, "0.0.0.0:" + baitPort, "[::]:" + baitPort, "[::ffff:127.0.0.1]:" + baitPort, "127.1:" + baitPort,
+		"169.254.169.254:" + baitPort, "0.0.0.0:" + baitPort, "[::]:" + baitPort, "127.1:" + baitPort,
 		"2130706433:" + baitPort, "0x7f.0.0.1:" + baitPort, "0177.0.0.1:" + baitPort, "[::ffff:a9fe:a9fe]:" + baitPort, "[64:ff9b::a9fe:a9fe]:" + baitPort,
-		"169.254.169.254.:" + baitPort, "localhost.:" + baitPort, "x@169.254.169.254:" + baitPort, "169.254.169.254:" + baitPort + "/latest",
+		"169.254.169.254.:" + baitPort, "x@169.254.169.254:" + baitPort, "169.254.169.254:" + baitPort + "/latest",
 		"169.254.169.254:" + baitPort + "?x", "169.254.169.254:" + baitPort + "#", "http://169.254.169.254:" + baitPort, `169.254.169.254\:` + baitPort,
 		"224.0.0.1:" + baitPort, "255.255.255.255:" + baitPort, "[fd00:ec2::254]:" + baitPort, "[fe80::1]:" + baitPort, " 127.0.0.1:" + baitPort,
 	} {

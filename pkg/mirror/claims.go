@@ -16,10 +16,10 @@ import (
 
 const (
 	// claimsEvery is how often the runtime's claims are read at most.
-	claimsEvery = 10 * time.Second
+	claimsEvery = 5 * time.Second
 	// settled is how long the runtime must have held content before claims to it count: it says whose it is, by a label and
 	// at last by an image record, only after it has it.
-	settled = 15 * time.Second
+	settled = 5 * time.Second
 	// maxImages bounds how many manifests are read each time.
 	maxImages = 1 << 12
 )
