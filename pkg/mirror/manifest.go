@@ -216,7 +216,7 @@ func (m *Mirror) take(ctx context.Context, ref reference.Reference, got fetched)
 
 // gone takes note of a failed look-up, and passes it on.
 func (m *Mirror) gone(ctx context.Context, ref reference.Reference, r request, err error) error {
-	m.remember(manifestKey(r, ref), err)
+	m.rememberFor(r, manifestKey(r, ref), err)
 	if ref.Tag != "" {
 		m.tags.WithLabelValues("failed").Inc()
 		if errors.Is(err, upstream.ErrNotFound) {
