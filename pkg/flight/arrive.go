@@ -37,7 +37,9 @@ func (f *flight) opened(src Source, in Stream, s *stream) (left int64, err error
 	if err := f.sized(src, in.Size()); err != nil {
 		return 0, err
 	}
-	f.credit(src)
+	if f.size == 0 {
+		f.credit(src) // That there are none is all that there is to send.
+	}
 	if s.end < 0 || s.end > f.size { // What was believed of the size may have been more than there is.
 		s.end = f.size
 	}
@@ -129,7 +131,7 @@ func (f *flight) settle(claimed spans, written bool) {
 }
 
 // arrived stores bytes of a stream and shows them to the readers. It tells how much of the stream's span is left.
-func (f *flight) arrived(s *stream, p []byte) (left int64, err error) {
+func (f *flight) arrived(src Source, s *stream, p []byte) (left int64, err error) {
 	f.mu.Lock()
 	if err := f.over(s); err != nil {
 		f.mu.Unlock()
@@ -157,6 +159,9 @@ func (f *flight) arrived(s *stream, p []byte) (left int64, err error) {
 		return 0, errOver // Also if the spool that it wrote to is gone.
 	}
 	if f.over(s) == nil {
+		if err == nil && len(todo) > 0 {
+			f.credit(src)
+		}
 		f.settle(todo, err == nil)
 	}
 	s.pos += int64(len(p))

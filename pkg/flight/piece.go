@@ -102,13 +102,12 @@ func (p *Piece) keep(src Origin) error {
 	if f.guide != p.g {
 		return errUnguided
 	}
-	f.credit(src)
 	if f.said.by == nil {
 		f.said.by = src
 		f.notify()
 	}
 	if p.memory == nil {
-		p.settle(true)
+		p.settle(src)
 		return nil
 	}
 	for f.have.endFrom(p.start) < p.end {
@@ -125,10 +124,11 @@ func (p *Piece) keep(src Origin) error {
 		f.mu.Unlock()
 		err := p.flush()
 		f.mu.Lock()
-		p.settle(err == nil)
 		if err != nil {
+			p.settle(nil)
 			return err
 		}
+		p.settle(src)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (p *Piece) overtake() {
 	others = slices.DeleteFunc(others, func(o *Piece) bool { return !o.revoke() })
 	f.mu.Lock()
 	for _, o := range others {
-		o.settle(false)
+		o.settle(nil)
 	}
 }
 
@@ -173,7 +173,7 @@ func (p *Piece) revoke() bool {
 func (p *Piece) Drop() {
 	f := p.g.f
 	f.mu.Lock()
-	p.settle(false)
+	p.settle(nil)
 	f.mu.Unlock()
 	if p.memory != nil {
 		p.memory = nil
@@ -181,15 +181,18 @@ func (p *Piece) Drop() {
 	}
 }
 
-// settle gives up the claim, which counts for nothing in a flight that has started over. Called with the flight's mu
-// held.
-func (p *Piece) settle(written bool) {
+// settle gives up the claim, which counts for nothing in a flight that has started over. from is who the bytes are from
+// that are there now, or nil if they aren't. Called with the flight's mu held.
+func (p *Piece) settle(from Origin) {
 	f := p.g.f
 	if i := slices.Index(f.pieces, p); i >= 0 {
 		f.pieces = slices.Delete(f.pieces, i, i+1)
 	}
 	if f.guide == p.g && len(p.claimed) > 0 {
-		f.settle(p.claimed, written)
+		if from != nil {
+			f.credit(from)
+		}
+		f.settle(p.claimed, from != nil)
 	}
 	p.claimed = nil
 }

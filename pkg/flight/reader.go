@@ -54,9 +54,6 @@ func (f *flight) enter(hint SizeHint, sources []Source) bool {
 	for _, src := range sources {
 		if !slices.ContainsFunc(f.sources, func(s Source) bool { return s.String() == src.String() }) {
 			f.sources = append(f.sources, src)
-			if w, ok := src.(Witness); ok && f.verified {
-				w.Verified()
-			}
 		}
 	}
 	return true

@@ -292,7 +292,7 @@ func (f *flight) copyFrom(ctx context.Context, src Source, s *stream, pos, end i
 		n, rerr := gather(in, buf[:min(left, int64(len(buf)))])
 		if n > 0 {
 			f.group.count(src, in, n)
-			if left, err = f.arrived(s, buf[:n]); err != nil || left <= 0 {
+			if left, err = f.arrived(src, s, buf[:n]); err != nil || left <= 0 {
 				return err
 			}
 		}

@@ -13,11 +13,12 @@ type apartKey struct {
 	dgst  digest.Digest
 }
 
-// Witness is a Source that wants to know whether the blob was what its digest says.
+// Witness is an Origin that wants to know whether the blob that it sent bytes of was what its digest says.
 type Witness interface {
-	Source
-	// Verified tells that the blob has arrived as a whole, from this source and those beside it, and is right. It must
-	// not wait for anything.
+	Origin
+	// Verified tells that the blob has arrived as a whole, from this origin and those beside it, and is right. Who sent
+	// none of its bytes is not told: that others may be read proves nothing of what this one has. It must not wait for
+	// anything.
 	Verified()
 }
 
@@ -59,9 +60,9 @@ func (g *Group) room(owner content.Owner) error {
 	return nil
 }
 
-// attest tells the sources that the blob is right. Called with the flight's mu held.
+// attest tells those that bytes have come from that the blob is right. Called with the flight's mu held.
 func (f *flight) attest() {
-	for _, src := range f.sources {
+	for _, src := range f.from {
 		if w, ok := src.(Witness); ok {
 			w.Verified()
 		}

@@ -12,7 +12,6 @@ import (
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/upstream"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -33,13 +32,13 @@ func (m *Mirror) blob(ctx context.Context, ref reference.Reference, resumed bool
 		return nil, err
 	}
 	if resumed {
-		if err := m.failed(broken(ref.Digest)); err != nil {
+		if err := m.failed(broken(ref)); err != nil {
 			return nil, err
 		}
 	}
 	a, err := m.arriving(ctx, ref, resumed, r)
 	if err != nil {
-		m.remember(key, err)
+		m.rememberFor(r, key, err)
 		return nil, err
 	}
 	return a, nil
@@ -74,7 +73,7 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 }
 
 // through answers without a spool, for there is no room for one. What is read lives on the client's own context.
-func (m *Mirror) through(ctx context.Context, ref reference.Reference, src flight.Witness, deadline time.Time, why error) (*Answer, error) {
+func (m *Mirror) through(ctx context.Context, ref reference.Reference, src *upstreamSource, deadline time.Time, why error) (*Answer, error) {
 	m.cfg.Log.V(1).Info("blob passes through", "ref", ref.String(), "reason", why.Error())
 	ctx, cancel := context.WithCancel(ctx)
 	late := time.AfterFunc(time.Until(deadline), cancel) // Until the first byte is there.
@@ -142,7 +141,7 @@ func (m *Mirror) stat(ctx context.Context, ref reference.Reference, r request) (
 			return desc, source, nil
 		}
 	}
-	if desc, source, err := m.statElsewhere(ref); err != nil || source != "" {
+	if desc, source, err := m.statElsewhere(ref, r); err != nil || source != "" {
 		return desc, source, err
 	}
 	key := r.scoped("stat " + ref.String())
@@ -154,15 +153,16 @@ func (m *Mirror) stat(ctx context.Context, ref reference.Reference, r request) (
 	desc, err := share(ctx, m, key, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := m.cfg.Upstream.StatBlob(ctx, ref.Repository, ref.Digest, r.origin)
 		if err != nil {
-			m.remember(key, err)
+			m.rememberFor(r, key, err)
 		}
 		return desc, err
 	})
 	return desc, Upstream, err
 }
 
-// broken is the key under which a blob that broke off is remembered.
-func broken(dgst digest.Digest) string { return "broken " + dgst.String() }
+// broken is the key under which a blob that broke off is remembered: in its repository, for another's registry may give
+// the same blob well.
+func broken(ref reference.Reference) string { return "broken " + ref.String() }
 
 // watched notes when a blob breaks off.
 type watched struct {
@@ -197,7 +197,7 @@ func (w *watched) note(err error) {
 		if challenges(err) {
 			err = fmt.Errorf("it broke off: %v", err) // Credentials for the rest would come too late.
 		}
-		w.m.remember(broken(w.ref.Digest), err)
+		w.m.remember(broken(w.ref), err)
 	}
 }
 

@@ -156,7 +156,7 @@ func (e *elsewhere) allowed(layer foreign.Layer) (urls []*url.URL, why error) {
 type ways struct {
 	sources []flight.Source
 	// through is the source for when there is no room to keep the blob; nil where there is none.
-	through flight.Witness
+	through *upstreamSource
 	// redirected says that otherwise sends the client elsewhere, so that upstream is not asked.
 	redirected bool
 	// otherwise stands in for the sources' error, if it is not nil.
@@ -179,6 +179,7 @@ func (m *Mirror) ways(ref reference.Reference, size int64, r request) (ways, err
 		w.through = registry
 	}
 	layer, foreign := m.elsewhere.layer(ref)
+	foreign = foreign && r.grant.Gives() // Where it is, a manifest says that whoever asks may not have been given.
 	if m.cfg.Members != nil && r.grant.Gives() && route.AsksMembers() && !m.elsewhere.withheld(ref) {
 		members := m.cfg.Members.source(ref, r.grant, m.saw)
 		members.apart = foreign
@@ -217,9 +218,9 @@ func (m *Mirror) foreignWays(w *ways, ref reference.Reference, layer foreign.Lay
 }
 
 // statElsewhere answers for a foreign layer's existence and size as its manifest tells them. It answers nothing, with
-// an empty source, for all other blobs.
-func (m *Mirror) statElsewhere(ref reference.Reference) (ocispec.Descriptor, string, error) {
-	if layer, ok := m.elsewhere.layer(ref); ok {
+// an empty source, for all other blobs, and where nobody has said that what is known here may be given.
+func (m *Mirror) statElsewhere(ref reference.Reference, r request) (ocispec.Descriptor, string, error) {
+	if layer, ok := m.elsewhere.layer(ref); ok && r.grant.Gives() {
 		if urls, _ := m.elsewhere.allowed(layer); len(urls) > 0 {
 			if m.cfg.Policy.Foreign().Redirects() {
 				return ocispec.Descriptor{}, "", &Elsewhere{Ref: ref, URL: urls[0].String()}

@@ -58,6 +58,14 @@ func (r request) scoped(key string) string {
 	return key
 }
 
+// rememberFor notes a failed look-up for all who share it. What a registry says of one client says nothing of the
+// others: the book has that, by client.
+func (m *Mirror) rememberFor(r request, key string, err error) {
+	if r.grant.Ground() != access.Clients || !errors.Is(err, upstream.ErrDenied) {
+		m.remember(key, err)
+	}
+}
+
 // heard is upstream's word of what a tag means.
 type heard struct {
 	desc     ocispec.Descriptor
@@ -140,16 +148,30 @@ func bare(repo reference.Repository, o upstream.Origin, asClient bool) request {
 	return request{grant: access.Bare(repo, o.Credentials), origin: o}
 }
 
+// anew is a request of which nothing was known, on the ground that there is by now: others may have asked meanwhile.
+func (m *Mirror) anew(r request) request {
+	if r.grant.Gives() || m.cfg.Access == nil {
+		return r
+	}
+	if j := m.cfg.Access.Judge(r.repository(), r.origin.Credentials); j.Grant.Gives() {
+		r.grant, r.origin = j.Grant, as(r.origin, j.Grant.Credentials())
+	}
+	return r
+}
+
 // doubts tells whether a refusal from memory is to be confirmed first.
 func (m *Mirror) doubts(repo reference.Repository, o upstream.Origin) bool {
 	return o.Credentials.IsZero() && m.cfg.Access.Doubts(repo)
 }
 
-// elsewhereThanUpstream tells whether what is asked for may be had without upstream: other members may have it, or
-// this node does.
+// elsewhereThanUpstream tells whether what is asked for may be had without upstream: other members may have it, this
+// node does, or a manifest says where else it is.
 func (m *Mirror) elsewhereThanUpstream(ctx context.Context, ref reference.Reference) bool {
 	route := m.cfg.Policy.Route(ref.Repository)
 	if m.cfg.Members != nil && route.AsksMembers() || !route.AsksUpstream() {
+		return true
+	}
+	if _, foreign := m.elsewhere.layer(ref); foreign {
 		return true
 	}
 	dgst := ref.Digest

@@ -99,6 +99,7 @@ func (f fetched) answer() *Answer {
 
 // byDigest gets a manifest from wherever it can be had.
 func (m *Mirror) byDigest(ctx context.Context, ref reference.Reference, r request) (*Answer, error) {
+	r = m.anew(r)
 	if a, ok := m.held(ctx, r, ref.Digest); ok {
 		return a, nil
 	}
@@ -107,6 +108,13 @@ func (m *Mirror) byDigest(ctx context.Context, ref reference.Reference, r reques
 		return nil, err
 	}
 	got, err := share(ctx, m, key, func(ctx context.Context) (fetched, error) {
+		// Somebody may have got it while this one was about to.
+		if a, ok := m.held(ctx, m.anew(r), ref.Digest); ok {
+			if b, ok := a.Blob.(content.Bytes); ok {
+				return fetched{desc: a.Descriptor, body: b.Body, source: a.Source}, nil
+			}
+			a.Blob.Close()
+		}
 		return m.fetch(ctx, ref, r)
 	})
 	if err != nil {
@@ -216,7 +224,7 @@ func (m *Mirror) take(ctx context.Context, ref reference.Reference, got fetched)
 
 // gone takes note of a failed look-up, and passes it on.
 func (m *Mirror) gone(ctx context.Context, ref reference.Reference, r request, err error) error {
-	m.remember(manifestKey(r, ref), err)
+	m.rememberFor(r, manifestKey(r, ref), err)
 	if ref.Tag != "" {
 		m.tags.WithLabelValues("failed").Inc()
 		if errors.Is(err, upstream.ErrNotFound) {

@@ -119,7 +119,7 @@ var errDoubted = errors.New("the swarm had wrong bytes of it a while ago")
 
 // Guide implements flight.Swarm.
 func (x *Exchange) Guide(ctx context.Context, task *flight.Guided) error {
-	ref, ok := named(task.Sources())
+	src, ref, ok := named(task.Sources())
 	if !ok {
 		return errors.New("no source says what it is asked for")
 	}
@@ -127,7 +127,7 @@ func (x *Exchange) Guide(ctx context.Context, task *flight.Guided) error {
 		if size := believed(task); size >= 0 && size < swarm.OnePiece {
 			return errors.New("it is one piece, for which its sources agree with the other members")
 		}
-		err := x.guide(ctx, task, ref)
+		err := x.guide(ctx, task, src, ref)
 		if !errors.Is(err, errMoved) || moves == maxMoves {
 			return err
 		}
@@ -150,12 +150,12 @@ func believed(task *flight.Guided) int64 {
 }
 
 // guide guides a flight for as long as it is believed to have one size.
-func (x *Exchange) guide(ctx context.Context, task *flight.Guided, ref reference.Reference) error {
+func (x *Exchange) guide(ctx context.Context, task *flight.Guided, src flight.Source, ref reference.Reference) error {
 	dgst := task.Digest()
 	if at, ok := x.doubted.Get(dgst); ok && time.Since(at) < doubtFor {
 		return errDoubted
 	}
-	p := newParty(x, task, ref)
+	p := newParty(x, task, src, ref)
 	if !x.enter(p) {
 		return errors.New("exchange is closed")
 	}
@@ -163,16 +163,17 @@ func (x *Exchange) guide(ctx context.Context, task *flight.Guided, ref reference
 	return p.run(ctx)
 }
 
-// named gives what the sources are asked for, if a swarm may help them.
-func named(sources []flight.Source) (reference.Reference, bool) {
+// named gives the source in whose name a swarm asks, and what that is asked for, if a swarm may help it.
+func named(sources []flight.Source) (flight.Source, reference.Reference, bool) {
 	for _, src := range sources {
 		if n, ok := src.(interface {
 			Reference() (reference.Reference, bool)
 		}); ok {
-			return n.Reference()
+			ref, ok := n.Reference()
+			return src, ref, ok
 		}
 	}
-	return reference.Reference{}, false
+	return nil, reference.Reference{}, false
 }
 
 // claimed gives what the sources say to members of whom the blob is for.

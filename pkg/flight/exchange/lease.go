@@ -301,6 +301,13 @@ func (p *party) leaseEnded(now time.Time, l *lease, err error) {
 // origin is who pieces came from, as the flight sees it. They were checked, so that they need not be held back.
 type origin struct{ p *party }
 
+// Verified implements flight.Witness: it was asked for in the name of a source, which hears of it.
+func (o *origin) Verified() {
+	if w, ok := o.p.named.(flight.Witness); ok {
+		w.Verified()
+	}
+}
+
 // Trusted implements flight.Origin.
 func (o *origin) Trusted() bool { return false }
 

@@ -25,6 +25,7 @@ const tickEvery = 100 * time.Millisecond
 type party struct {
 	x         *Exchange
 	task      *flight.Guided
+	named     flight.Source // In whose name members are asked for pieces.
 	ref       reference.Reference
 	key       string // What the coordinator and the neighbours know the flight as.
 	log       logr.Logger
@@ -67,9 +68,9 @@ type request struct {
 	piece  int
 }
 
-func newParty(x *Exchange, task *flight.Guided, ref reference.Reference) *party {
+func newParty(x *Exchange, task *flight.Guided, named flight.Source, ref reference.Reference) *party {
 	p := &party{
-		x: x, task: task, ref: ref, key: coordinator.Apart(task.Digest().String(), task.Scope()),
+		x: x, task: task, named: named, ref: ref, key: coordinator.Apart(task.Digest().String(), task.Scope()),
 		log:    x.cfg.Log.WithValues("digest", task.Digest()),
 		events: make(chan func(time.Time)), news: make(chan struct{}, 1), size: -1,
 		members: map[swarm.ID]discovery.Member{}, neighbours: map[swarm.ID]*neighbour{},
