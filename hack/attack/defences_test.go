@@ -80,7 +80,7 @@ func whatIsHeld() []control {
 		off("D: sizes are hints, of one repository", wrongSize,
 			"pkg/mirror/hints.go", "m.hints.children.Get(part{ref.Repository, ref.Digest}); ok {", "m.hints.children.Get(part{dgst: ref.Digest}); ok {",
 			"pkg/mirror/hints.go", "m.hints.children.Add(part{repo, c.Digest}", "m.hints.children.Add(part{dgst: c.Digest}",
-			"pkg/flight/size.go", "\tif f.size == size {", "\tif hint, ok := f.hint.Bytes(); ok && hint != size {\n\t\treturn errOver\n\t}\n\tif f.size == size {"),
+			"pkg/flight/size.go", "\tif f.size == size {", "\tif hint, ok := f.hint.Bytes(); ok && hint != size {\n\t\treturn fmt.Errorf(\"%d bytes were named\", hint)\n\t}\n\tif f.size == size {"),
 		off("D: only a source knows that there is nothing", memberSize, "pkg/flight/exchange/announce.go", "leases[i].End = -1", "leases[i].End = l.End"),
 		off("E: room is made as bytes come", promise, "pkg/content/cache/room.go", "leastStep = 1 << 20", "leastStep = 1 << 40"),
 		off("E: what an owner has is sure, up to his share", flood,

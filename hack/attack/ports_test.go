@@ -3,8 +3,11 @@ package attack
 import (
 	"fmt"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kioo-dev/kioo/hack/attack/stranger"
 	"github.com/kioo-dev/kioo/hack/fleet"
@@ -28,14 +31,9 @@ func portsDenied(t *testing.T, w *world) (reached []string) {
 	before := memory(t, n)
 	for _, manner := range stranger.Manners("127.0.0.1", "/v2/") {
 		img := w.push(t, w.public, w.fresh("meanwhile"), "v1", 200_000)
-		var crowds []*stranger.Crowd
+		crowds := w.crowds(t, from, manner)
 		open := 0
-		for address, dialer := range from {
-			crowd, err := stranger.Come(t.Context(), dialer, address, manner, hostile)
-			if err != nil {
-				t.Fatalf("%s: %v", address, err)
-			}
-			crowds = append(crowds, crowd)
+		for _, crowd := range crowds {
 			open += crowd.Open()
 		}
 		began := time.Now()
@@ -69,6 +67,32 @@ func portsDenied(t *testing.T, w *world) (reached []string) {
 		}
 	}
 	return reached
+}
+
+// crowds come to several ports at once.
+func (w *world) crowds(t *testing.T, from map[string]stranger.Dialer, manner stranger.Manner) []*stranger.Crowd {
+	t.Helper()
+	var (
+		mu     sync.Mutex
+		crowds []*stranger.Crowd
+		group  errgroup.Group
+	)
+	for address, dialer := range from {
+		group.Go(func() error {
+			crowd, err := stranger.Come(t.Context(), dialer, address, manner, hostile)
+			if err != nil {
+				return fmt.Errorf("%s: %w", address, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			crowds = append(crowds, crowd)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return crowds
 }
 
 // maxGrowth is how much more memory 5,000 hostile connections may take.

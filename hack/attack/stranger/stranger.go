@@ -24,7 +24,7 @@ type Dialer interface {
 
 const (
 	// dialTime bounds one connection, and writeTime what it takes to say one thing.
-	dialTime  = 5 * time.Second
+	dialTime  = time.Second
 	writeTime = 2 * time.Second
 	// parallel is how many dial at once.
 	parallel = 64
