@@ -30,8 +30,9 @@ const (
 	parallel = 64
 	// slowEvery is how often a slow one says one byte more.
 	slowEvery = 500 * time.Millisecond
-	// backAfter is how soon somebody who was thrown out is back.
-	backAfter = 20 * time.Millisecond
+	// backAfter is how soon somebody who was thrown out is back. With less, thousands take the processors that they share
+	// with what is tested.
+	backAfter = 500 * time.Millisecond
 )
 
 // Manner is how strangers behave on a connection.
