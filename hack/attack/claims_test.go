@@ -112,7 +112,7 @@ func forgotten(t *testing.T, w *world) (reached []string) {
 		t.Fatal(err)
 	}
 	w.waitMembers(t, n)
-	left, err := n.Containerd.Ctr(t.Context(), "content", "ls", "-q")
+	left, err := n.Containerd.Ctr(t.Context(), "--namespace", "k8s.io", "content", "ls", "-q")
 	if err != nil || !strings.Contains(left, img.objects[2].digest.String()) {
 		t.Fatalf("containerd does not keep the layer: %v", err)
 	}

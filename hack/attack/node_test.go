@@ -2,7 +2,6 @@ package attack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -118,7 +117,8 @@ func breaks(t *testing.T, s *side, hook registrytest.Hook) {
 func (w *world) renew(t *testing.T, program string) {
 	t.Helper()
 	for _, n := range w.Nodes {
-		if err := errors.Join(n.StopKioo(), os.RemoveAll(n.DataDir())); err != nil {
+		n.KillKioo() // One that lacks a defence may not end by itself.
+		if err := os.RemoveAll(n.DataDir()); err != nil {
 			t.Fatal(err)
 		}
 		n.Program = program

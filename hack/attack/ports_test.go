@@ -3,8 +3,12 @@ package attack
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kioo-dev/kioo/hack/attack/stranger"
 	"github.com/kioo-dev/kioo/hack/fleet"
@@ -13,8 +17,14 @@ import (
 
 // TestAttackFPorts: hostile connections by the thousand at each port of a node at once, in every manner: from a pod at
 // those that it reaches, and from a process on the node at the others. They want that pulls, discovery, health or
-// metrics stop; all must go on, in bounded memory.
-func TestAttackFPorts(t *testing.T) { defended(t, portsDenied) }
+// metrics stop; all must go on, in bounded memory. It takes the whole machine, so that make attack alone runs it.
+func TestAttackFPorts(t *testing.T) {
+	if os.Getenv(withControls) == "" {
+		t.Logf("without the thousands: make attack brings them, by %s=1", withControls)
+		return
+	}
+	defended(t, portsDenied)
+}
 
 // hostile is how many connections there are at each port.
 const hostile = 1000
@@ -28,14 +38,9 @@ func portsDenied(t *testing.T, w *world) (reached []string) {
 	before := memory(t, n)
 	for _, manner := range stranger.Manners("127.0.0.1", "/v2/") {
 		img := w.push(t, w.public, w.fresh("meanwhile"), "v1", 200_000)
-		var crowds []*stranger.Crowd
+		crowds := w.crowds(t, from, manner)
 		open := 0
-		for address, dialer := range from {
-			crowd, err := stranger.Come(t.Context(), dialer, address, manner, hostile)
-			if err != nil {
-				t.Fatalf("%s: %v", address, err)
-			}
-			crowds = append(crowds, crowd)
+		for _, crowd := range crowds {
 			open += crowd.Open()
 		}
 		began := time.Now()
@@ -69,6 +74,32 @@ func portsDenied(t *testing.T, w *world) (reached []string) {
 		}
 	}
 	return reached
+}
+
+// crowds come to several ports at once.
+func (w *world) crowds(t *testing.T, from map[string]stranger.Dialer, manner stranger.Manner) []*stranger.Crowd {
+	t.Helper()
+	var (
+		mu     sync.Mutex
+		crowds []*stranger.Crowd
+		group  errgroup.Group
+	)
+	for address, dialer := range from {
+		group.Go(func() error {
+			crowd, err := stranger.Come(t.Context(), dialer, address, manner, hostile)
+			if err != nil {
+				return fmt.Errorf("%s: %w", address, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			crowds = append(crowds, crowd)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return crowds
 }
 
 // maxGrowth is how much more memory 5,000 hostile connections may take.

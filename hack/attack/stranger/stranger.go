@@ -24,14 +24,15 @@ type Dialer interface {
 
 const (
 	// dialTime bounds one connection, and writeTime what it takes to say one thing.
-	dialTime  = 5 * time.Second
+	dialTime  = time.Second
 	writeTime = 2 * time.Second
 	// parallel is how many dial at once.
 	parallel = 64
 	// slowEvery is how often a slow one says one byte more.
 	slowEvery = 500 * time.Millisecond
-	// backAfter is how soon somebody who was thrown out is back.
-	backAfter = 20 * time.Millisecond
+	// backAfter is how soon somebody who was thrown out is back. With less, thousands take the processors that they share
+	// with what is tested.
+	backAfter = 500 * time.Millisecond
 )
 
 // Manner is how strangers behave on a connection.

@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestNothingToRead has a coordinator heard that a blob of unknown size has no bytes, which any member can say. The blob
+// TestNothingToRead has heard from a coordinator that a blob of unknown size has no bytes, which any member can say. It
 // must be got all the same, and one that has none in truth as well.
 func TestNothingToRead(t *testing.T) {
 	for name, body := range map[string][]byte{"some": bytes.Repeat([]byte("right"), 6<<20/5), "none": {}} {
