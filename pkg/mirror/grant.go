@@ -50,8 +50,12 @@ type request struct {
 
 func (r request) repository() reference.Repository { return r.grant.Repository() }
 
-// scoped makes a key one of those who may share what it stands for.
+// scoped makes a key one of those who may share what it stands for. What upstream gives without a client's credentials,
+// it gives to everybody.
 func (r request) scoped(key string) string {
+	if !r.grant.Gives() && r.grant.Credentials().IsZero() {
+		return key
+	}
 	if scope := r.grant.Scope(); scope != "" {
 		return key + " " + scope
 	}
