@@ -286,6 +286,9 @@ func (m *Mirror) inquire(ctx context.Context, ref reference.Reference, k kind, o
 	return share(ctx, m, key, func(ctx context.Context) (*heard, error) {
 		ctx, cancel := context.WithTimeout(ctx, confirmWithin)
 		defer cancel()
+		if m.cfg.Access.Judge(ref.Repository, o.Credentials).Grant.Gives() {
+			return nil, nil // Somebody has asked while this one was about to.
+		}
 		if k == aBlob {
 			return nil, m.inquireBlob(ctx, ref, o)
 		}
