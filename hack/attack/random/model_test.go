@@ -15,6 +15,9 @@ const coolDown = 30 * time.Second
 // may tells whether a client may have some bytes from a node: a registry gives them to him, or did so within the time
 // that its word counts. While a registry can't be asked, auto and relay give what was never refused.
 func (w *world) may(n *node, client string, dgst digest.Digest) bool {
+	if w.offered[dgst] {
+		return true
+	}
 	for _, repo := range w.repos() {
 		if !repo.ever[dgst] {
 			continue

@@ -68,6 +68,7 @@ type origin struct {
 	moody     time.Time // When it was not well last.
 	silent    time.Time // When it could not be asked last.
 	redirects bool      // Blobs are given by the storage.
+	slow      bool      // Blobs take a moment.
 	liar      bool      // It says 200 to whatever HEAD it gets.
 }
 
@@ -201,6 +202,8 @@ func (r *origin) give(w http.ResponseWriter, req *http.Request, repo *repository
 	w.Header().Set("Docker-Content-Digest", dgst.String())
 	if o.mediaType != "" {
 		w.Header().Set("Content-Type", o.mediaType)
+	} else if r.slow {
+		time.Sleep(2 * time.Millisecond) // So that others come while it is on its way.
 	}
 	w.Header().Set("Content-Length", fmt.Sprint(len(o.body)))
 	_, _ = w.Write(o.body)

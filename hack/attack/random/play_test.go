@@ -3,7 +3,6 @@ package random_test
 import (
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/content"
@@ -17,12 +16,14 @@ import (
 func (w *world) play() {
 	n, client, repo := pick(w, w.nodes), pick(w, clients), pick(w, w.repos())
 	switch step := w.random.IntN(100); {
-	case step < 25:
+	case step < 20:
 		w.pull(n, client, repo, pick(w, tags))
-	case step < 50:
+	case step < 25:
+		w.plot(n)
+	case step < 45:
 		w.ask(n, client, repo.name, pick(w, w.digests()), w.random.IntN(2) == 0)
 	case step < 55:
-		w.askTogether(n, repo.name, pick(w, w.digests()))
+		w.askTogether(n, pick(w, w.digests()))
 	case step < 58:
 		w.list(n, client, repo)
 	case step < 64:
@@ -44,6 +45,8 @@ func (w *world) play() {
 		w.note("%s evicts %s", n.name, dgst[:15])
 	case step < 97:
 		w.runtimePull(n, client, repo, pick(w, tags))
+	case step < 98 && w.random.IntN(3) > 0:
+		w.plot(n)
 	case step < 98:
 		if names := slices.Sorted(maps.Keys(n.runtime.images)); len(names) > 0 {
 			image := pick(w, names)
@@ -85,23 +88,6 @@ func (w *world) ask(n *node, client string, repo reference.Repository, dgst dige
 	}
 	w.note("%s gets %s on %s, blob %t, from %q", name(client), ref, n.name, blob, a.Source)
 	w.judge(n, client, ref, body)
-}
-
-// askTogether has all clients ask for a blob at once, so that they share what they may.
-func (w *world) askTogether(n *node, repo reference.Repository, dgst digest.Digest) {
-	w.note("all ask for %s of %s on %s at once", dgst[:15], repo, n.name)
-	ref := reference.Reference{Repository: repo, Digest: dgst}
-	got := make([][]byte, len(clients))
-	var asking sync.WaitGroup
-	for i, client := range clients {
-		asking.Go(func() { got[i], _, _ = n.get(client, ref, true) })
-	}
-	asking.Wait()
-	for i, body := range got {
-		if body != nil {
-			w.judge(n, clients[i], ref, body)
-		}
-	}
 }
 
 func (w *world) list(n *node, client string, repo *repository) {
@@ -177,28 +163,23 @@ func (w *world) change(repo *repository) {
 
 // upset changes what a registry does.
 func (w *world) upset(reg *origin) {
-	reg.mu.Lock()
-	defer reg.mu.Unlock()
-	if reg.mood != well {
-		reg.moody = w.at
-	}
-	if reg.mood.silent() {
-		reg.silent = w.at
-	}
-	reg.mood = mood(w.random.IntN(int(moods)))
+	m := mood(w.random.IntN(int(moods)))
 	if w.random.IntN(2) == 0 {
-		reg.mood = well
+		m = well
 	}
+	w.set(reg, m)
 	if reg == w.evil {
+		reg.mu.Lock()
 		reg.liar = w.random.IntN(2) == 0
+		reg.mu.Unlock()
+		w.note("%s lies about HEAD: %t", reg.host, reg.liar)
 	}
-	w.note("%s is in mood %d, and lies about HEAD %t", reg.host, reg.mood, reg.liar)
 }
 
 func (w *world) wait() {
-	d := pick(w, []time.Duration{time.Second, 20 * time.Second, 31 * time.Second, 2 * time.Minute, 6 * time.Minute, 11 * time.Minute, 30 * 24 * time.Hour})
-	w.at = w.at.Add(d)
-	w.note("%v pass", d)
+	w.pass(pick(w, []time.Duration{
+		time.Second, 20 * time.Second, 31 * time.Second, 2 * time.Minute, 6 * time.Minute, 11 * time.Minute, 30 * 24 * time.Hour,
+	}))
 }
 
 // restart ends a node's process and starts it again, with what was written down last, or with a part of that.
@@ -241,6 +222,7 @@ func (w *world) newLies() {
 	w.lies = lies{target: repo.tags[pick(w, tags)]}
 	w.lies.body, w.lies.type_ = repo.objects[w.lies.target].body, repo.objects[w.lies.target].mediaType
 	w.lies.size = len(w.lies.body)
+	w.offered[w.lies.target] = true
 	if w.random.IntN(2) == 0 {
 		w.lies.body = nil
 	}

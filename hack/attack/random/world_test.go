@@ -31,8 +31,9 @@ type world struct {
 	liar       *member // A member that was taken over; nil where there is none.
 	stopLiar   func()
 	lies       lies
-	images     int      // How many were pushed, so that each is another one.
-	log        []string // What happened, for who reads why somebody has what he should not.
+	offered    map[digest.Digest]bool // What that member has given to whoever asked: it is the attacker's to give.
+	images     int                    // How many were pushed, so that each is another one.
+	log        []string               // What happened, for who reads why somebody has what he should not.
 	leak       string
 	given      int // How many answers were judged.
 	ctx        context.Context
@@ -47,7 +48,7 @@ type lies struct {
 }
 
 func newWorld(seed uint64) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 11)), at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	w := &world{random: rand.New(rand.NewPCG(seed, 11)), at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), offered: map[digest.Digest]bool{}}
 	var err error
 	w.creds, err = peer.NewCredentials([]peer.Key{key}, time.Now)
 	w.check(err)
@@ -62,6 +63,7 @@ func newWorld(seed uint64) *world {
 	w.push(w.evil.add("mallory/app", true))
 	w.push(w.evil.add("mallory/own", false, "mallory"))
 	w.victim.redirects = w.random.IntN(2) == 0
+	w.victim.slow, w.evil.slow = w.random.IntN(2) == 0, w.random.IntN(2) == 0
 	mode := []access.Mode{access.Auto, access.Auto, access.Relay, access.Verify}[w.random.IntN(4)]
 	for i := range 2 {
 		w.nodes = append(w.nodes, newNode(w, fmt.Sprint("node-", i+1), mode))
