@@ -14,8 +14,9 @@ const coolDown = 30 * time.Second
 
 // may tells whether a client may have some bytes from a node: a registry gives them to him, or did so within the time
 // that its word counts. While a registry can't be asked, auto and relay give what was never refused.
-func (w *world) may(n *node, client string, dgst digest.Digest) bool {
-	if w.offered[dgst] {
+func (w *world) may(n *node, client string, name reference.Repository, dgst digest.Digest) bool {
+	// What everybody was given once in one name, nodes may have passed on in another's, where it stays known.
+	if w.offered[dgst] || w.public[dgst] && !w.registries[name.Registry].repos[name.Path].ever[dgst] {
 		return true
 	}
 	for _, repo := range w.repos() {
@@ -23,9 +24,10 @@ func (w *world) may(n *node, client string, dgst digest.Digest) bool {
 			continue
 		}
 		reg := w.registries[repo.name.Registry]
-		unasked := (reg.mood.silent() || w.at.Sub(reg.silent) <= coolDown) && !repo.refused[n.name] && n.mode != access.Verify
+		unasked := (reg.mood.silent() || w.at.Sub(reg.silent) <= coolDown) && !w.refusedEverywhere(repo) && n.mode != access.Verify
 		switch {
 		case repo.public, !repo.closed.IsZero() && w.at.Sub(repo.closed) <= openFor:
+			w.public[dgst] = true
 			return true
 		case client != "" && repo.clients[client]:
 			return true
@@ -38,6 +40,17 @@ func (w *world) may(n *node, client string, dgst digest.Digest) bool {
 	return false
 }
 
+// refusedEverywhere tells whether all nodes have heard that not everybody may read a repository. One that has not gives
+// what it holds of it while the registry can't be asked, to the other's clients too.
+func (w *world) refusedEverywhere(repo *repository) bool {
+	for _, n := range w.nodes {
+		if !repo.refused[n.name] {
+			return false
+		}
+	}
+	return true
+}
+
 // judge looks at what a client got.
 func (w *world) judge(n *node, client string, ref reference.Reference, got []byte) {
 	dgst := digest.FromBytes(got)
@@ -45,7 +58,7 @@ func (w *world) judge(n *node, client string, ref reference.Reference, got []byt
 	switch {
 	case ref.Digest != "" && dgst != ref.Digest:
 		w.leak = fmt.Sprintf("%s got wrong bytes of %s on %s", name(client), ref, n.name)
-	case !w.may(n, client, dgst):
+	case !w.may(n, client, ref.Repository, dgst):
 		w.leak = fmt.Sprintf("%s got %s on %s, by asking for %s", name(client), w.whose(dgst), n.name, ref)
 	}
 }

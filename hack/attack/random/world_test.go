@@ -32,6 +32,7 @@ type world struct {
 	stopLiar   func()
 	lies       lies
 	offered    map[digest.Digest]bool // What that member has given to whoever asked: it is the attacker's to give.
+	public     map[digest.Digest]bool // What was given while everybody might have it.
 	images     int                    // How many were pushed, so that each is another one.
 	log        []string               // What happened, for who reads why somebody has what he should not.
 	leak       string
@@ -48,7 +49,7 @@ type lies struct {
 }
 
 func newWorld(seed uint64) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 11)), at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), offered: map[digest.Digest]bool{}}
+	w := &world{random: rand.New(rand.NewPCG(seed, 11)), at: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), offered: map[digest.Digest]bool{}, public: map[digest.Digest]bool{}}
 	var err error
 	w.creds, err = peer.NewCredentials([]peer.Key{key}, time.Now)
 	w.check(err)
