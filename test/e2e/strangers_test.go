@@ -24,7 +24,7 @@ func (s *suite) testStrangers(t *testing.T) {
 		addresses = append(addresses, `"`+ip+`"`)
 		want[ip+":28500"], want[ip+":28503"] = "closed", "closed"
 		want["https://"+ip+":28501"+blob] = "refused" // It has no certificate of the cluster key.
-		want["http://"+ip+":28501"+blob] = "refused" // Before the handshake nobody is answered.
+		want["http://"+ip+":28501"+blob] = "refused"  // Before the handshake nobody is answered.
 	}
 	for target := range want {
 		targets = append(targets, target)
