@@ -88,10 +88,11 @@ func Come(ctx context.Context, dialer Dialer, address string, manner Manner, n i
 	}
 	_ = group.Wait() // Nobody fails.
 	close(opened)
+	taken := len(opened)
 	for conn := range opened {
 		c.keeping.Go(func() { c.keep(ctx, conn) })
 	}
-	if len(c.conns) == 0 {
+	if taken == 0 {
 		c.Leave()
 		return nil, errors.New("not one connection was taken")
 	}
