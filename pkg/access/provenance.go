@@ -95,15 +95,42 @@ func (b *Book) Claim(repo reference.Repository, content ...digest.Digest) {
 	}
 }
 
+// Label is what the runtime's label says of some content: a registry's host, without its port, and a repository there.
+type Label struct {
+	Host, Path string
+	Digest     digest.Digest
+}
+
+// ClaimAll is Claim and ClaimLabelled for all that the runtime says, at once: who asks meanwhile must not find one
+// claim without those that restrict it.
+func (b *Book) ClaimAll(claims map[reference.Repository][]digest.Digest, labels []Label) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for repo, content := range claims {
+		for _, dgst := range content {
+			b.claim(unique.Make(repo), dgst)
+		}
+	}
+	for _, l := range labels {
+		b.claimLabelled(l)
+	}
+}
+
 // ClaimLabelled is Claim for what the runtime's label says, which has a registry's host without its port. One that a
 // repository with that path at some port of the host explains says nothing new.
 func (b *Book) ClaimLabelled(host, path string, dgst digest.Digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.claimLabelled(Label{host, path, dgst})
+}
+
+// claimLabelled is ClaimLabelled. Called with mu held.
+func (b *Book) claimLabelled(l Label) {
+	host, path, dgst := l.Host, l.Path, l.Digest
 	repo, err := reference.NewRepository(host, path)
 	if err != nil || host == "" {
 		return
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	p, _ := b.seen.peek(dgst)
 	explained := func(at place) bool {
 		other := at.Value()

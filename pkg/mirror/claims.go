@@ -17,8 +17,8 @@ import (
 const (
 	// claimsEvery is how often the runtime's claims are read at most.
 	claimsEvery = 5 * time.Second
-	// settled is how long the runtime must have held content before claims to it count: it says whose it is, by a label and
-	// at last by an image record, only after it has it.
+	// settled is how long the runtime must have held content before claims to it count: it says whose it is, by a label
+	// and at last by an image record, only after it has it.
 	settled = 5 * time.Second
 	// maxImages bounds how many manifests are read each time.
 	maxImages = 1 << 12
@@ -90,25 +90,31 @@ func (l *Local) attribute(ctx context.Context, c Catalogue) {
 		return
 	}
 	counts := func(dgst digest.Digest) bool { return l.settled(c, dgst) && !l.Access.Proven(dgst) }
-	trees := map[digest.Digest][]digest.Digest{}
+	var labels []access.Label
+	err := c.Labels(ctx, func(host, path string, dgst digest.Digest) {
+		if counts(dgst) {
+			labels = append(labels, access.Label{Host: host, Path: path, Digest: dgst})
+		}
+	})
+	if err != nil {
+		l.claims.read = time.Time{} // Once more, as soon as somebody asks: without labels a claim may lack what restricts it.
+		return
+	}
+	trees, named := map[digest.Digest][]digest.Digest{}, map[reference.Repository][]digest.Digest{}
 	for _, claim := range claims {
-		if _, ok := trees[claim.Target]; !ok && len(trees) < maxImages {
+		if _, ok := trees[claim.Target]; !ok {
+			if len(trees) == maxImages {
+				return // More than are read: those that restrict others may be among the rest.
+			}
 			trees[claim.Target] = l.tree(ctx, claim.Target)
 		}
 		for _, dgst := range trees[claim.Target] {
 			if counts(dgst) {
-				l.Access.Claim(claim.Repository, dgst)
+				named[claim.Repository] = append(named[claim.Repository], dgst)
 			}
 		}
 	}
-	err := c.Labels(ctx, func(host, path string, dgst digest.Digest) {
-		if counts(dgst) {
-			l.Access.ClaimLabelled(host, path, dgst)
-		}
-	})
-	if err != nil && ctx.Err() == nil {
-		l.claims.read = time.Time{} // Once more, as soon as somebody asks.
-	}
+	l.Access.ClaimAll(named, labels)
 }
 
 // tree gives a held manifest and all that it consists of, as far as that is held.
