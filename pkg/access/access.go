@@ -186,7 +186,7 @@ func (b *Book) Judge(repo reference.Repository, c Credentials) Judgement {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s, _ := b.repositories.get(repo)
-	fresh := s.verdict != Unknown && now.Sub(s.at) < b.cfg.OpenFor
+	fresh := b.fresh(s, now)
 	switch {
 	case fresh && s.verdict == Open:
 		return Judgement{Verdict: Open, Grant: Grant{repo: repo, ground: Everybodys, at: s.at}}
@@ -267,5 +267,10 @@ func (b *Book) Offline(repo reference.Repository) bool {
 // open tells whether everybody may read a repository, as its registry said lately. Called with mu held.
 func (b *Book) open(repo reference.Repository, now time.Time) bool {
 	s, _ := b.repositories.peek(repo)
-	return s.verdict == Open && now.Sub(s.at) < b.cfg.OpenFor
+	return s.verdict == Open && b.fresh(s, now)
+}
+
+// fresh tells whether what a registry said of a repository still counts.
+func (b *Book) fresh(s standing, now time.Time) bool {
+	return s.verdict != Unknown && now.Sub(s.at) < b.cfg.OpenFor
 }

@@ -176,9 +176,10 @@ func (d *Daemon) openUpstream(version, pseudonym string) (err error) {
 		Timeouts: upstream.Timeouts{
 			Connect: u.ConnectTimeout, FirstByte: u.FirstByteTimeout, Progress: u.ProgressTimeout, Queue: u.QueueTimeout,
 		},
-		Retries:    upstream.Retries{Attempts: u.Attempts, Within: u.RetryWithin},
-		Log:        d.log.WithName("upstream"),
-		Registerer: d.metrics,
+		Retries:      upstream.Retries{Attempts: u.Attempts, Within: u.RetryWithin},
+		RedirectsFor: d.cfg.Access.OpenFor,
+		Log:          d.log.WithName("upstream"),
+		Registerer:   d.metrics,
 	})
 	d.foreign = foreign.New(foreign.Config{
 		Policy: d.policy.Foreign(), UserAgent: "kioo/" + version,

@@ -112,7 +112,7 @@ func FuzzHeaders(f *testing.F) {
 	dgst := digest.FromString("x").String()
 	f.Fuzz(func(t *testing.T, ms, seconds, name, ranged string, length, off, end int64, mediaType, piece string) {
 		h := http.Header{AgeHeader: {ms}, "Age": {seconds}, "Content-Range": {ranged}, "Content-Type": {mediaType}, "Docker-Content-Digest": {dgst},
-			RetryHeader: {ms}, "Retry-After": {seconds}, MemberHeader: {name}, ZoneHeader: {name}, PieceHeader: {piece}, ClaimHeader: {name}}
+			RetryHeader: {ms}, "Retry-After": {seconds}, MemberHeader: {name}, ZoneHeader: {name}, PieceHeader: {piece}, ClaimHeader: {name}, SizeHeader: {seconds}}
 		for _, status := range []int{http.StatusOK, http.StatusPartialContent} {
 			resp := &http.Response{StatusCode: status, Header: h, ContentLength: length}
 			if a, err := readTag(resp, asked); err == nil && (a.Confirmed.After(asked) || asked.Sub(a.Confirmed) > MaxAge ||
@@ -129,6 +129,9 @@ func FuzzHeaders(f *testing.F) {
 		}
 		if member, err := check(&http.Request{Header: h}); err == nil && (len(member) > maxName || strings.ContainsAny(string(member), "\r\n\x00")) {
 			t.Fatalf("believed: %q", member)
+		}
+		if size, err := Believed(&http.Request{Header: h}); err == nil && (size < -1 || size > swarm.MaxSize) {
+			t.Fatalf("believed: %d bytes", size)
 		}
 	})
 }

@@ -127,7 +127,7 @@ func (c *Client) round(ctx context.Context, reg *registry, r *request, use func(
 	var earlier []error
 	for i, ep := range reg.endpoints {
 		last := i == len(reg.endpoints)-1
-		if !last && (ep.passed(time.Now()) || !r.origin.Credentials.IsZero()) {
+		if !last && (ep.passed(c.cfg.Now()) || !r.origin.Credentials.IsZero()) {
 			continue
 		}
 		err := c.askOne(ctx, reg, i, r, use)
@@ -153,7 +153,7 @@ func (c *Client) askOne(
 	if err != nil {
 		failed := r.failed(ep, ErrUnavailable, err)
 		if ctx.Err() == nil && failed.Status == 0 && !errors.Is(failed, ErrInvalid) {
-			ep.markDead(time.Now())
+			ep.markDead(c.cfg.Now())
 		}
 		return failed
 	}
@@ -174,7 +174,7 @@ func (c *Client) exchange(ctx context.Context, reg *registry, ep *endpoint, r *r
 	}
 	key, shared := r.target(ep), r.blob != "" && r.origin.Credentials.IsZero()
 	if known, ok := c.targets.Get(key); ok && shared {
-		if time.Now().Before(known.until) {
+		if c.cfg.Now().Before(known.until) {
 			resp, err := c.send(ctx, reg, ep, r, known.url)
 			if err == nil && resp.StatusCode/100 == 2 {
 				return resp, nil
@@ -185,7 +185,7 @@ func (c *Client) exchange(ctx context.Context, reg *registry, ep *endpoint, r *r
 		}
 		c.targets.Remove(key) // Too old, or it no longer works: the registry knows better.
 	}
-	until := time.Now().Add(longestTarget)
+	until := c.cfg.Now().Add(c.cfg.RedirectsFor)
 	u := r.url(ep)
 	for range maxRedirects + 1 {
 		resp, err := c.send(ctx, reg, ep, r, u)
@@ -193,7 +193,7 @@ func (c *Client) exchange(ctx context.Context, reg *registry, ep *endpoint, r *r
 			return nil, err
 		}
 		if !isRedirect(resp.StatusCode) {
-			if shared && resp.StatusCode/100 == 2 && !sameOrigin(u, ep.url) && time.Now().Before(until) {
+			if shared && resp.StatusCode/100 == 2 && !sameOrigin(u, ep.url) && c.cfg.Now().Before(until) {
 				c.targets.Add(key, target{url: u, until: until})
 			}
 			return resp, nil
@@ -203,7 +203,7 @@ func (c *Client) exchange(ctx context.Context, reg *registry, ep *endpoint, r *r
 		if err != nil {
 			return nil, r.broken(ep, err)
 		}
-		if t := redirectUntil(to, resp.Header, time.Now()); t.Before(until) {
+		if t := redirectUntil(to, resp.Header, c.cfg.Now()); t.Before(until) {
 			until = t
 		}
 		u = to

@@ -197,28 +197,40 @@ func TestDeadEndpoint(t *testing.T) {
 	})
 }
 
-// Remembered redirects are used as long as they hold.
+// Remembered redirects are used as long as they hold, and as long as the registry's word that they stand for counts.
 func TestRedirectExpires(t *testing.T) {
-	asked := 0
-	virtual(t, []Endpoint{{URL: "https://registry.test"}}, func(r *http.Request) (*http.Response, error) {
-		if r.URL.Host == "registry.test" {
-			asked++
-			return answer(r, 307, "", "Location", "https://storage.test/", "Cache-Control", "max-age=60"), nil
-		}
-		return answer(r, 200, "data"), nil
-	}, func(t *testing.T, c *Client) {
-		for i, want := range []int{1, 1, 1, 2} {
-			b, err := c.Blob(t.Context(), repo, digest.FromString("data"), 0, -1, Origin{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = b.Close()
-			if asked != want {
-				t.Errorf("request %d: registry asked %d times, want %d", i, asked, want)
-			}
-			time.Sleep(20 * time.Second)
-		}
-	})
+	for _, tt := range []struct {
+		name   string
+		counts time.Duration
+		want   []int // How often the registry was asked by each of the requests, which are 20 s apart.
+	}{
+		{"as it says", longestTarget, []int{1, 1, 1, 2}},
+		{"no longer than the word", 30 * time.Second, []int{1, 1, 2, 2}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			asked := 0
+			virtual(t, []Endpoint{{URL: "https://registry.test"}}, func(r *http.Request) (*http.Response, error) {
+				if r.URL.Host == "registry.test" {
+					asked++
+					return answer(r, 307, "", "Location", "https://storage.test/", "Cache-Control", "max-age=60"), nil
+				}
+				return answer(r, 200, "data"), nil
+			}, func(t *testing.T, c *Client) {
+				c.cfg.RedirectsFor = tt.counts
+				for i, want := range tt.want {
+					b, err := c.Blob(t.Context(), repo, digest.FromString("data"), 0, -1, Origin{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = b.Close()
+					if asked != want {
+						t.Errorf("request %d: registry asked %d times, want %d", i, asked, want)
+					}
+					time.Sleep(20 * time.Second)
+				}
+			})
+		})
+	}
 }
 
 // Blobs wait their turn and not for ever; manifests pass by.

@@ -68,6 +68,12 @@ type Config struct {
 	MaxConcurrent int
 	// Retries says how often and how patiently to try again.
 	Retries Retries
+	// RedirectsFor is how long a redirect of a blob is followed without asking the registry again, as far as the redirect
+	// itself allows it. It is the registry's word that everybody may read there, or the node: it should not count for
+	// longer than that word. Default and at most an hour.
+	RedirectsFor time.Duration
+	// Now is the clock of what is remembered. Default time.Now.
+	Now func() time.Time
 	// MaxManifestBytes bounds a manifest or an index. Default 4 MiB, as in the distribution specification.
 	MaxManifestBytes int64
 	// Proxy chooses the proxy of a request. Default http.ProxyFromEnvironment.
@@ -206,6 +212,12 @@ func (c *Config) complete() error {
 	}
 	if c.Proxy == nil {
 		c.Proxy = http.ProxyFromEnvironment
+	}
+	if c.RedirectsFor == 0 || c.RedirectsFor > longestTarget {
+		c.RedirectsFor = longestTarget
+	}
+	if c.Now == nil {
+		c.Now = time.Now
 	}
 	if c.UserAgent == "" {
 		c.UserAgent = "kioo"

@@ -32,7 +32,7 @@ func rules() []mutate.Mutation {
 			`return s.verdict == Refused || s.verdict == Unknown`, `return s.verdict == Unknown`),
 		one("a book that was lost may have held refusals", "pkg/access/snapshot.go", `b.forgotAll = true`, `b.forgotAll = false`),
 		one("what is open wears off", "pkg/access/access.go",
-			`return s.verdict == Open && now.Sub(s.at) < b.cfg.OpenFor`, `return s.verdict == Open`),
+			`return s.verdict != Unknown && now.Sub(s.at) < b.cfg.OpenFor`, `return s.verdict != Unknown && (s.verdict == Open || now.Sub(s.at) < b.cfg.OpenFor)`),
 		one("a registry's word for a client wears off", "pkg/access/access.go",
 			`case v.accepted && age < b.cfg.AcceptedFor:`, `case v.accepted:`),
 		one("content is given in the name that its bytes came from", provenance,

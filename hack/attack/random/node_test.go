@@ -87,6 +87,7 @@ func (n *node) start() {
 			return upstream.Registry{Endpoints: []upstream.Endpoint{{URL: n.w.registries[repo.Registry].URL}}}
 		},
 		Retries: upstream.Retries{Attempts: 1}, UserAgent: n.name, Observe: n.book.Learn,
+		RedirectsFor: openFor, Now: n.w.now,
 	})
 	n.w.check(err)
 	n.flights = flight.New(flight.Config{

@@ -16,11 +16,16 @@ func (w *world) plot(n *node) {
 	w.calm(w.evil)
 	switch w.random.IntN(6) {
 	case 0, 1: // An image of his own names what the runtime has of somebody else's.
-		if w.random.IntN(2) == 0 {
+		through := w.random.IntN(3) // Whether Kioo saw it come, the runtime knows whose it is, or both.
+		if through > 0 {
 			w.pull(n, tenant, victim, "v1")
 		}
-		if victim.may(tenant) {
+		switch {
+		case !victim.may(tenant):
+		case through < 2:
 			n.runtime.pull(victim, "v1")
+		default:
+			n.runtime.load(victim)
 		}
 		named := pick(w, sorted(victim.objects))
 		w.name(named, "v1")

@@ -166,6 +166,17 @@ func (r *runtime) pull(repo *repository, tag string) {
 	}
 }
 
+// load takes the content of an image as a builder leaves it: nothing says in whose name.
+func (r *runtime) load(repo *repository) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for dgst, o := range repo.objects {
+		if _, ok := r.held[dgst]; !ok {
+			r.held[dgst], r.since[dgst] = content.Bytes{Body: o.body, Type: o.mediaType}, r.now()
+		}
+	}
+}
+
 // remove takes an image's record away. Its content stays as long as it stays.
 func (r *runtime) remove(name string) {
 	r.mu.Lock()
