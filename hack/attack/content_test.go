@@ -284,8 +284,9 @@ func (m *member) heard(t *testing.T) bool {
 func TestAttackEPromise(t *testing.T) { defended(t, promise) }
 
 func promise(t *testing.T, w *world) (reached []string) {
-	for _, size := range []int64{cacheBytes - 1<<20, cacheBytes / 2, 10 * cacheBytes} {
-		img := w.push(t, w.public, w.fresh("held"), "v1", 20<<20, 10<<20, 100_000)
+	for _, size := range []int64{cacheBytes / 2, cacheBytes * 3 / 4, cacheBytes - 1<<20, 10 * cacheBytes} {
+		img := w.push(t, w.public, w.fresh("held"), "v1", 40<<20, 20<<20, 100_000)
+		img.registry = "held.example.net" // Registries that are addresses are all one owner's, and pay for each other.
 		w.askAll(t, w.Nodes[0], img)
 		repo := w.fresh("stub")
 		var rules []evilregistry.Rule

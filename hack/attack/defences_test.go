@@ -70,6 +70,7 @@ func whatIsHeld() []control {
 		policyFile, "return t.Policy == config.PeersFirst }", "return true }",
 		policyFile, "case t.Policy != config.PeersFirst || !theirs.Known:", "case !theirs.Known:",
 	}
+	const every = "return a == own || (a.total() > sure && (s == Main || a.in(s) > most))"
 	return []control{
 		off("C: the type is what the bytes say", retyped,
 			"pkg/mirror/hints.go", `if said == "" {`, `if declared != "" {`,
@@ -79,9 +80,10 @@ func whatIsHeld() []control {
 			"pkg/mirror/hints.go", "m.hints.children.Add(part{repo, c.Digest}", "m.hints.children.Add(part{dgst: c.Digest}",
 			"pkg/flight/size.go", "\tif f.size == size {", "\tif hint, ok := f.hint.Bytes(); ok && hint != size {\n\t\treturn fmt.Errorf(\"%d bytes were named\", hint)\n\t}\n\tif f.size == size {"),
 		off("D: only a source knows that there is nothing", memberSize, "pkg/flight/exchange/announce.go", "leases[i].End = -1", "leases[i].End = l.End"),
-		off("E: room is made as bytes come", promise, "pkg/content/cache/room.go", "leastStep = 1 << 20", "leastStep = 1 << 40"),
+		off("E: room is made as bytes come", promise, "pkg/content/cache/room.go", "leastStep = 1 << 20", "leastStep = 1 << 40",
+			evictionRoom, every, "return sure+most >= 0", evictionRoom, "if s == Main {", "if true {"),
 		off("E: what an owner has is sure, up to his share", flood,
-			evictionRoom, "return a == own || (a.total() > sure && (s == Main || a.in(s) > most))", "return sure+most >= 0",
+			evictionRoom, every, "return sure+most >= 0",
 			evictionRoom, "if s == Main {", "if true {"),
 		off("F: who comes last goes last", healthDenied,
 			httpDoor, "if d.secured || c.source.Loopback() || c.source == (bound.Source{}) {", "if d.secured {",

@@ -123,10 +123,15 @@ func (w *world) renew(t *testing.T, program string) {
 		}
 		n.Program = program
 	}
+	w.member.Kill() // It would go on telling those who are no more.
 	for _, n := range w.Nodes {
 		if err := n.StartKioo(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+	var err error
+	if w.member, err = startMember(t.Context(), w.member.place, w.Fleet, w.identity); err != nil {
+		t.Fatal(err)
 	}
 	for _, n := range w.Nodes {
 		w.waitMembers(t, n)

@@ -24,18 +24,20 @@ func TestAttackHOnly(t *testing.T) {
 // tagLie has the member lie about a tag in all ways: to who looks for it, to every coordinator, and as one.
 func tagLie(t *testing.T, w *world, tag string) (reached []string) {
 	for _, known := range []string{"a tag that no node knows", "a tag that the node knows"} {
-		img := w.push(t, w.public, w.fresh("tagged"), tag, 20_000)
-		if known == "a tag that the node knows" {
-			for _, n := range w.Nodes {
-				ask(t, n, request{registry: img.registry, path: img.repo + "/manifests/" + tag})
+		repo := w.fresh("tagged")
+		other := w.push(t, w.public, repo, "other", 10_000)
+		img := w.push(t, w.public, repo, tag, 20_000)
+		for _, n := range w.Nodes { // The registry has told who may read there: it is not asked for that again.
+			ask(t, n, request{registry: img.registry, path: repo + "/" + other.objects[0].path})
+			if known == "a tag that the node knows" {
+				ask(t, n, request{registry: img.registry, path: repo + "/manifests/" + tag})
 			}
 		}
 		theirs := describe(t, w.public.Host(), img.repo, tag, newImage(t, w.fresh("theirs"), 30_000))
-		lies := w.bring(t, theirs)
 		o := theirs.objects[0]
+		lies := tagged(w.bring(t, theirs), img.name(), o, "0")
 		said := map[string]any{"mediaType": o.mediaType, "digest": o.digest.String(), "size": o.size, "ageMs": 0}
 		key := img.name()
-		lies.Tags = []evilmember.Tag{{Name: key, MediaType: o.mediaType, Digest: o.digest, Size: o.size}}
 		lies.Announces = []map[string]any{{"key": key, "size": 1, "complete": true, "tag": said}}
 		answer, err := json.Marshal(map[string]any{"size": -1, "tag": said})
 		if err != nil {

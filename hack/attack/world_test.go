@@ -60,12 +60,13 @@ func (s *side) Host() string { return s.host }
 // world is two nodes, the registries that they pull from, and the attackers.
 type world struct {
 	*fleet.Fleet
-	private *side // With tokens: tenants have repositories of their own. It is the fleet's upstream.
-	basic   *side // With passwords.
-	public  *side
-	evil    *evil
-	member  *member
-	pod     *fleet.Node // A place that has an address, and nothing else.
+	private  *side // With tokens: tenants have repositories of their own. It is the fleet's upstream.
+	basic    *side // With passwords.
+	public   *side
+	evil     *evil
+	member   *member
+	identity string      // Where the member has its key.
+	pod      *fleet.Node // A place that has an address, and nothing else.
 
 	direct *http.Client // To the registries themselves, past everything.
 	made   []string     // What was pushed, so that no name comes twice.
@@ -194,7 +195,8 @@ func (w *world) addAttackers(ctx context.Context, dir string) error {
 	if w.evil, err = startEvil(ctx, places[0]); err != nil {
 		return err
 	}
-	w.member, err = startMember(ctx, places[1], w.Fleet, filepath.Join(dir, "identity"))
+	w.identity = filepath.Join(dir, "identity")
+	w.member, err = startMember(ctx, places[1], w.Fleet, w.identity)
 	return err
 }
 

@@ -58,36 +58,39 @@ func (w *world) play() {
 	}
 }
 
-// pull gets an image as a runtime does.
-func (w *world) pull(n *node, client string, repo *repository, tag string) {
+// pull gets an image as a runtime does, and tells whether all of it came.
+func (w *world) pull(n *node, client string, repo *repository, tag string) bool {
 	w.note("%s pulls %s:%s on %s", name(client), repo.name, tag, n.name)
 	ref := reference.Reference{Repository: repo.name, Tag: tag}
 	body, a, err := n.get(client, ref, false)
 	if err != nil {
 		w.note("  %v", err)
-		return
+		return false
 	}
 	w.judge(n, client, ref, body)
 	w.judgeTag(n, client, repo, tag, a.Descriptor.Digest)
 	children, err := content.Children(body)
 	if err != nil {
-		return
+		return true
 	}
+	all := true
 	for _, c := range children {
-		w.ask(n, client, repo.name, c.Digest, !content.IsManifestType(c.MediaType))
+		all = w.ask(n, client, repo.name, c.Digest, !content.IsManifestType(c.MediaType)) && all
 	}
+	return all
 }
 
-// ask gets something by digest.
-func (w *world) ask(n *node, client string, repo reference.Repository, dgst digest.Digest, blob bool) {
+// ask gets something by digest, and tells whether it came.
+func (w *world) ask(n *node, client string, repo reference.Repository, dgst digest.Digest, blob bool) bool {
 	ref := reference.Reference{Repository: repo, Digest: dgst}
 	body, a, err := n.get(client, ref, blob)
 	if err != nil {
 		w.note("%s gets no %s on %s, blob %t: %v", name(client), ref, n.name, blob, err)
-		return
+		return false
 	}
 	w.note("%s gets %s on %s, blob %t, from %q", name(client), ref, n.name, blob, a.Source)
 	w.judge(n, client, ref, body)
+	return true
 }
 
 func (w *world) list(n *node, client string, repo *repository) {
@@ -199,6 +202,9 @@ func (w *world) restart(n *node) {
 		for _, repo := range w.repos() {
 			repo.refused[n.name] = n.refused[repo.name]
 		}
+	}
+	if how != "with all that it knew" {
+		n.runtime.unload() // Whose that is was known from the book alone.
 	}
 	n.start()
 	w.note("%s starts again %s", n.name, how)

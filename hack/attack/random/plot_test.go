@@ -17,15 +17,12 @@ func (w *world) plot(n *node) {
 	switch w.random.IntN(6) {
 	case 0, 1: // An image of his own names what the runtime has of somebody else's.
 		through := w.random.IntN(3) // Whether Kioo saw it come, the runtime knows whose it is, or both.
-		if through > 0 {
-			w.pull(n, tenant, victim, "v1")
-		}
+		came := through > 0 && w.pull(n, tenant, victim, "v1")
 		switch {
-		case !victim.may(tenant):
-		case through < 2:
+		case through < 2 && victim.may(tenant):
 			n.runtime.pull(victim, "v1")
-		default:
-			n.runtime.load(victim)
+		case came:
+			n.runtime.load(victim, "v1")
 		}
 		named := pick(w, sorted(victim.objects))
 		w.name(named, "v1")
@@ -65,6 +62,7 @@ func (w *world) plot(n *node) {
 		w.pull(n, "", victim, "v1")
 		n.end()
 		n.saved = []byte("{")
+		n.runtime.unload()
 		n.start()
 		w.note("%s starts again without its book", n.name)
 		w.set(w.victim, gone)

@@ -126,12 +126,13 @@ type runtime struct {
 	since  map[digest.Digest]time.Time
 	labels map[digest.Digest]map[reference.Repository]bool
 	images map[string]content.Claim // By name.
+	loaded map[digest.Digest]bool
 }
 
 func newRuntime(now func() time.Time) *runtime {
 	return &runtime{
 		now: now, held: map[digest.Digest]content.Bytes{}, since: map[digest.Digest]time.Time{},
-		labels: map[digest.Digest]map[reference.Repository]bool{}, images: map[string]content.Claim{},
+		labels: map[digest.Digest]map[reference.Repository]bool{}, images: map[string]content.Claim{}, loaded: map[digest.Digest]bool{},
 	}
 }
 
@@ -166,15 +167,37 @@ func (r *runtime) pull(repo *repository, tag string) {
 	}
 }
 
-// load takes the content of an image as a builder leaves it: nothing says in whose name.
-func (r *runtime) load(repo *repository) {
+// load takes an image's content as a builder leaves it: nothing says in whose name.
+func (r *runtime) load(repo *repository, tag string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for dgst, o := range repo.objects {
-		if _, ok := r.held[dgst]; !ok {
-			r.held[dgst], r.since[dgst] = content.Bytes{Body: o.body, Type: o.mediaType}, r.now()
+	for next := []digest.Digest{repo.tags[tag]}; len(next) > 0; next = next[1:] {
+		o, ok := repo.objects[next[0]]
+		if !ok {
+			continue
+		}
+		if _, ok := r.held[next[0]]; !ok {
+			r.held[next[0]], r.since[next[0]] = content.Bytes{Body: o.body, Type: o.mediaType}, r.now()
+			r.loaded[next[0]] = true
+		}
+		children, err := content.Children(o.body)
+		if err != nil {
+			continue // It is no manifest.
+		}
+		for _, c := range children {
+			next = append(next, c.Digest)
 		}
 	}
+}
+
+// unload takes away what was loaded.
+func (r *runtime) unload() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for dgst := range r.loaded {
+		delete(r.held, dgst)
+	}
+	clear(r.loaded)
 }
 
 // remove takes an image's record away. Its content stays as long as it stays.
