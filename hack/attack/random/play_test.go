@@ -58,26 +58,28 @@ func (w *world) play() {
 	}
 }
 
-// pull gets an image as a runtime does, and tells whether all of it came.
-func (w *world) pull(n *node, client string, repo *repository, tag string) bool {
+// pull gets an image as a runtime does, and tells what came.
+func (w *world) pull(n *node, client string, repo *repository, tag string) (came []digest.Digest) {
 	w.note("%s pulls %s:%s on %s", name(client), repo.name, tag, n.name)
 	ref := reference.Reference{Repository: repo.name, Tag: tag}
 	body, a, err := n.get(client, ref, false)
 	if err != nil {
 		w.note("  %v", err)
-		return false
+		return nil
 	}
 	w.judge(n, client, ref, body)
 	w.judgeTag(n, client, repo, tag, a.Descriptor.Digest)
+	came = append(came, a.Descriptor.Digest)
 	children, err := content.Children(body)
 	if err != nil {
-		return true
+		return came
 	}
-	all := true
 	for _, c := range children {
-		all = w.ask(n, client, repo.name, c.Digest, !content.IsManifestType(c.MediaType)) && all
+		if w.ask(n, client, repo.name, c.Digest, !content.IsManifestType(c.MediaType)) {
+			came = append(came, c.Digest)
+		}
 	}
-	return all
+	return came
 }
 
 // ask gets something by digest, and tells whether it came.

@@ -17,12 +17,14 @@ func (w *world) plot(n *node) {
 	switch w.random.IntN(6) {
 	case 0, 1: // An image of his own names what the runtime has of somebody else's.
 		through := w.random.IntN(3) // Whether Kioo saw it come, the runtime knows whose it is, or both.
-		came := through > 0 && w.pull(n, tenant, victim, "v1")
-		switch {
-		case through < 2 && victim.may(tenant):
+		var came []digest.Digest
+		if through > 0 {
+			came = w.pull(n, tenant, victim, "v1")
+		}
+		if through == 2 {
+			n.runtime.load(victim, came)
+		} else if victim.may(tenant) {
 			n.runtime.pull(victim, "v1")
-		case came:
-			n.runtime.load(victim, "v1")
 		}
 		named := pick(w, sorted(victim.objects))
 		w.name(named, "v1")

@@ -167,26 +167,16 @@ func (r *runtime) pull(repo *repository, tag string) {
 	}
 }
 
-// load takes an image's content as a builder leaves it: nothing says in whose name.
-func (r *runtime) load(repo *repository, tag string) {
+// load takes content of a repository as a builder leaves it: nothing says in whose name.
+func (r *runtime) load(repo *repository, dgsts []digest.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for next := []digest.Digest{repo.tags[tag]}; len(next) > 0; next = next[1:] {
-		o, ok := repo.objects[next[0]]
-		if !ok {
+	for _, dgst := range dgsts {
+		if _, ok := r.held[dgst]; ok || repo.objects[dgst].body == nil {
 			continue
 		}
-		if _, ok := r.held[next[0]]; !ok {
-			r.held[next[0]], r.since[next[0]] = content.Bytes{Body: o.body, Type: o.mediaType}, r.now()
-			r.loaded[next[0]] = true
-		}
-		children, err := content.Children(o.body)
-		if err != nil {
-			continue // It is no manifest.
-		}
-		for _, c := range children {
-			next = append(next, c.Digest)
-		}
+		r.held[dgst], r.since[dgst] = content.Bytes{Body: repo.objects[dgst].body, Type: repo.objects[dgst].mediaType}, r.now()
+		r.loaded[dgst] = true
 	}
 }
 
