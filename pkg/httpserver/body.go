@@ -15,10 +15,16 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, connOf(c))
 }
 
+// connOfRequest gives the connection that a request came by, nil in tests without a server.
+func connOfRequest(r *http.Request) *conn {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	return c
+}
+
 // begin makes of a connection what each request must find: no write deadline that the one before it had set, and a
 // body that comes in time. net/http waits for bodies without a deadline.
 func (s *Server) begin(w http.ResponseWriter, req *http.Request) {
-	c, _ := req.Context().Value(connKey{}).(*conn)
+	c := connOfRequest(req)
 	if c == nil {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +36,9 @@ type conn struct {
 	net.Conn
 	door   *door
 	source bound.Source
+	reads  atomic.Int64 // How often bytes were read.
+	// pipeline is for the one who serves its requests, one after the other.
+	pipeline pipeline
 
 	mu      sync.Mutex
 	pace    pace

@@ -96,8 +96,8 @@ func (d *door) doubt(c *conn, doubtful bool) {
 // Waits says that a request waits for others that its client has sent before, until the function is called that it
 // gives: meanwhile its connection goes before a new one does.
 func Waits(req *http.Request) (over func()) {
-	c, _ := req.Context().Value(connKey{}).(*conn)
-	if c == nil { // As in tests without a server.
+	c := connOfRequest(req)
+	if c == nil {
 		return func() {}
 	}
 	c.door.doubt(c, true)

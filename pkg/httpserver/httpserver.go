@@ -84,6 +84,9 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handlers.Add(1)
 		defer handlers.Done()
+		if c := connOfRequest(r); c != nil {
+			defer c.turn(r.Context())()
+		}
 		s.begin(w, r)
 		s.cfg.Handler.ServeHTTP(w, r)
 	})

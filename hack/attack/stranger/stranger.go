@@ -32,7 +32,9 @@ const (
 	slowEvery = 500 * time.Millisecond
 	// backAfter is how soon somebody who was thrown out is back. With less, thousands take the processors that they share
 	// with what is tested.
-	backAfter = 500 * time.Millisecond
+	backAfter = 2 * time.Second
+	// sendBuffer is what the kernel takes of what nobody reads. Filling more costs this side more than the other.
+	sendBuffer = 4 << 10
 )
 
 // Manner is how strangers behave on a connection.
@@ -107,7 +109,8 @@ func (c *Crowd) open(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // Thousands that linger would use up the ports.
+		_ = tcp.SetLinger(0)               // Thousands that linger would use up the ports.
+		_ = tcp.SetWriteBuffer(sendBuffer) // Else it is only dearer.
 	}
 	c.mu.Lock()
 	c.conns[conn] = true
