@@ -12,7 +12,7 @@ IMAGE      ?= ghcr.io/kioo-dev/kioo:$(VERSION)
 # What is tested, and for how long at most; more flags for go test.
 PKG        ?= ./...
 # Tests of whole nodes and fleets, which watch the clock: after the others and one at a time, so that nobody takes their CPU.
-ALONE      := /(hack/(attack|clienttest|fleet|fleettest|loadtest|swarmbench)|pkg/(coordinator|daemon|mirror))$$
+ALONE      := /(hack/(attack|clienttest|fleet|fleettest|loadtest|swarmbench)|pkg/(daemon|mirror|swarm/tracker))$$
 TIMEOUT    ?= 10m
 TESTFLAGS  ?=
 # Flags for make simulate, for instance -full, or -nodes 500 -zones 3.

@@ -256,7 +256,7 @@ func memberSize(t *testing.T, w *world) (reached []string) {
 			Content:   []evilmember.Content{{Digest: o.digest, Body: []byte("not it"), Size: max(lie, 1)}},
 			Announces: []map[string]any{{"key": o.digest.String(), "size": lie, "complete": true}},
 		})
-		eventually(t, settleTime, "the coordinators have heard it", func() bool { return w.member.heard(t) })
+		eventually(t, settleTime, "the trackers have heard it", func() bool { return w.member.heard(t) })
 		for _, n := range w.Nodes {
 			start := time.Now()
 			a := ask(t, n, request{registry: img.registry, path: img.repo + "/" + o.path})
@@ -375,7 +375,7 @@ func zeroHash(t *testing.T, w *world) (reached []string) {
 		Content:   []evilmember.Content{{Digest: o.digest, Body: []byte("garbage "), Size: o.size, Hash: make([]byte, 32), Silent: true}},
 		Announces: []map[string]any{{"key": o.digest.String(), "size": o.size, "have": pieces}},
 	})
-	eventually(t, settleTime, "the coordinators have heard it", func() bool { return w.member.heard(t) })
+	eventually(t, settleTime, "the trackers have heard it", func() bool { return w.member.heard(t) })
 	breaks(t, w.public, registrytest.Only(isBlob, registrytest.Throttle(4<<20)))
 	a := ask(t, w.Nodes[1], request{registry: img.registry, path: img.repo + "/" + o.path})
 	if !a.is(o.digest) {

@@ -79,7 +79,7 @@ func whatIsHeld() []control {
 			"pkg/mirror/hints.go", "m.hints.children.Get(part{ref.Repository, ref.Digest}); ok {", "m.hints.children.Get(part{dgst: ref.Digest}); ok {",
 			"pkg/mirror/hints.go", "m.hints.children.Add(part{repo, c.Digest}", "m.hints.children.Add(part{dgst: c.Digest}",
 			"pkg/flight/size.go", "\tif f.size == size {", "\tif hint, ok := f.hint.Bytes(); ok && hint != size {\n\t\treturn fmt.Errorf(\"%d bytes were named\", hint)\n\t}\n\tif f.size == size {"),
-		off("D: only a source knows that there is nothing", memberSize, "pkg/flight/exchange/announce.go", "leases[i].End = -1", "leases[i].End = l.End"),
+		off("D: only a source knows that there is nothing", memberSize, "pkg/swarm/session/announce.go", "leases[i].End = -1", "leases[i].End = l.End"),
 		off("E: room is made as bytes come", promise, "pkg/content/cache/room.go", "leastStep = 1 << 20", "leastStep = 1 << 40",
 			evictionRoom, every, "return sure+most >= 0", evictionRoom, "if s == Main {", "if true {"),
 		off("E: what an owner has is sure, up to his share", flood,
@@ -96,6 +96,6 @@ func whatIsHeld() []control {
 			boundFile, victim, "out = m"),
 		off("H: members are believed where the rules say so", func(t *testing.T, w *world) []string { return tagLie(t, w, "latest") }, believe...),
 		off("H: upstream-only asks upstream", func(t *testing.T, w *world) []string { return tagLie(t, w, "only") }, believe...),
-		off("K: each piece is checked", zeroHash, "pkg/flight/exchange/piece.go", "if got != want {", "if false {"),
+		off("K: each piece is checked", zeroHash, "pkg/swarm/session/piece.go", "if got != want {", "if false {"),
 	}
 }

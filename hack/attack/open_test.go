@@ -219,7 +219,7 @@ func openAge(t *testing.T, w *world) (reached []string) {
 		Announces: []map[string]any{{"key": img.objects[0].digest.String(), "size": img.objects[0].size, "complete": true}},
 		Relay:     true,
 	})
-	eventually(t, settleTime, "the coordinators have heard it", func() bool { return w.member.heard(t) })
+	eventually(t, settleTime, "the trackers have heard it", func() bool { return w.member.heard(t) })
 	for _, first := range []string{img.objects[0].path, "manifests/" + img.tag, img.objects[2].path} {
 		ask(t, w.Nodes[1], request{registry: img.registry, path: img.repo + "/" + first})
 		for _, o := range img.layers() {

@@ -21,7 +21,7 @@ func TestAttackHOnly(t *testing.T) {
 	defended(t, func(t *testing.T, w *world) []string { return tagLie(t, w, "only") })
 }
 
-// tagLie has the member lie about a tag in all ways: to who looks for it, to every coordinator, and as one.
+// tagLie has the member lie about a tag in all ways: to who looks for it, to every tracker, and as one.
 func tagLie(t *testing.T, w *world, tag string) (reached []string) {
 	for _, known := range []string{"a tag that no node knows", "a tag that the node knows"} {
 		repo := w.fresh("tagged")
@@ -45,7 +45,7 @@ func tagLie(t *testing.T, w *world, tag string) (reached []string) {
 		}
 		lies.Answers = map[string]json.RawMessage{key: answer}
 		w.member.lies(t, lies)
-		eventually(t, settleTime, "the coordinators have heard it", func() bool { return w.member.heard(t) })
+		eventually(t, settleTime, "the trackers have heard it", func() bool { return w.member.heard(t) })
 		for _, n := range w.Nodes {
 			a := ask(t, n, request{registry: img.registry, path: img.repo + "/manifests/" + tag})
 			if got := a.header.Get("Docker-Content-Digest"); got == o.digest.String() {

@@ -36,7 +36,7 @@ func run(args []string, out io.Writer) error {
 	flags.Float64Var(&s.slowness, "slowness", 0.25, "their speed as a part of the others'")
 	flags.Float64Var(&s.dying, "dying", 0, "part of the nodes that dies half-way, half of them without a word")
 	flags.BoolVar(&s.dyingLease, "dying-leases", false, "half of those who fetch from upstream half-way are among them")
-	flags.BoolVar(&s.noCoord, "coordinator-dies", false, "half-way")
+	flags.BoolVar(&s.noCoord, "tracker-dies", false, "half-way")
 	flags.DurationVar(&s.latency, "latency", 250*time.Microsecond, "one way between two nodes")
 	flags.IntVar(&s.slots, "slots", 0, "uploads at once of each node; 0 is the core's choice")
 	if err := flags.Parse(args); err != nil {
@@ -96,7 +96,7 @@ func faulty(base scenario) []scenario {
 		with("nothing goes wrong", func(*scenario) {}),
 		with("5% die, half of those fetching too", func(s *scenario) { s.dying, s.dyingLease = 0.05, true }),
 		with("the same, upstream at half speed", func(s *scenario) { s.dying, s.dyingLease, s.upstream = 0.05, true, s.rate/2 }),
-		with("the coordinator dies", func(s *scenario) { s.noCoord = true }),
+		with("the tracker dies", func(s *scenario) { s.noCoord = true }),
 		with("10% at a quarter of the speed", func(s *scenario) { s.slow = 0.1 }),
 		with("one at 1% of the speed", func(s *scenario) { s.slow, s.slowness = 0.01, 0.01 }),
 		with("3 zones", func(s *scenario) { s.zones = 3 }),

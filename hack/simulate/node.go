@@ -86,7 +86,7 @@ func (n *node) tick(w *world) {
 	}
 }
 
-// announce tells the coordinator, and hears its answer.
+// announce tells the tracker, and hears its answer.
 func (n *node) announce(w *world) {
 	if n.asking {
 		n.report = true

@@ -39,7 +39,7 @@ func TestGoals(t *testing.T) {
 		{"one holder", func(s *scenario) { s.holders = 1 }, 1.35, 0},
 		{"alone with a holder", func(s *scenario) { s.nodes, s.holders, s.jitter = 1, 1, 0 }, 1.02, 0},
 		{"deaths", func(s *scenario) { s.rate, s.upstream, s.dying, s.dyingLease = fast/10, fast/10, 0.05, true }, 1.7, 1.3},
-		{"no coordinator", func(s *scenario) { s.rate, s.upstream, s.noCoord = fast/10, fast/10, true }, 1.5, 1.3},
+		{"no tracker", func(s *scenario) { s.rate, s.upstream, s.noCoord = fast/10, fast/10, true }, 1.5, 1.3},
 		{"zones", func(s *scenario) { s.rate, s.upstream, s.zones = fast/10, fast/10, 3 }, 1.4, 1.05},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -25,7 +25,7 @@ type scenario struct {
 	slowness   float64       // has links of this part of the rate.
 	dying      float64       // This part of the nodes dies half-way, half of them without a word.
 	dyingLease bool          // Half of the members that hold leases half-way are among them.
-	noCoord    bool          // The coordinator dies half-way.
+	noCoord    bool          // The tracker dies half-way.
 	latency    time.Duration // One way, between nodes.
 	slots      int
 }

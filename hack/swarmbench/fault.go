@@ -50,7 +50,7 @@ func (t *trial) happen(ctx context.Context, others <-chan struct{}) error {
 	return end(ctx)
 }
 
-// choose gives the victim: the configured one, or who was asked most as a coordinator so far.
+// choose gives the victim: the configured one, or who was asked most as a tracker so far.
 func (t *trial) choose(ctx context.Context) (*fleet.Node, error) {
 	if chosen := t.theVictim(); chosen != nil {
 		return chosen, nil

@@ -51,7 +51,7 @@ func scenarios() []scenario {
 	}
 	for _, f := range []scenario{
 		{name: "8 nodes, one mirror killed", victim: 3, fault: killed},
-		{name: "8 nodes, coordinator killed", victim: -1, fault: killed},
+		{name: "8 nodes, tracker killed", victim: -1, fault: killed},
 		{name: "8 nodes, one link goes black", victim: 3, fault: blackened},
 		{name: "8 nodes, one has wrong bytes", victim: 3, fault: corrupted},
 		{name: "8 nodes, one at a hundredth", victim: 3, slow: 1},

@@ -153,7 +153,7 @@ func (d *Daemon) openStores() (err error) {
 		Log: d.log.WithName("flight"), Registerer: d.metrics,
 	}
 	if d.fleet != nil {
-		flights.Swarm = d.fleet.exchange
+		flights.Swarm = d.fleet.sessions
 	}
 	d.flights = flight.New(flights)
 	return nil
@@ -211,7 +211,7 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		tags = append(tags, d.runtime)
 	}
 	var members *mirror.Members
-	var agreed mirror.Coordinator
+	var agreed mirror.Tracker
 	if d.fleet != nil {
 		members = d.fleet.members
 		if d.runtime != nil || d.cfg.Cache.Keep != config.KeepNever {
@@ -219,19 +219,19 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		}
 	}
 	d.mirror, err = mirror.New(mirror.Config{
-		Held:        append(held, mirror.Held{Name: "cache", Store: d.cache}),
-		Tags:        tags,
-		Members:     members,
-		Coordinator: agreed,
-		Keeper:      d.cache,
-		Flights:     d.flights,
-		Upstream:    d.upstream,
-		Access:      d.access,
-		Policy:      d.policy,
-		Foreign:     d.foreign,
-		FailedFor:   d.cfg.Tags.NegativeFor,
-		Log:         d.log.WithName("mirror"),
-		Registerer:  d.metrics,
+		Held:       append(held, mirror.Held{Name: "cache", Store: d.cache}),
+		Tags:       tags,
+		Members:    members,
+		Tracker:    agreed,
+		Keeper:     d.cache,
+		Flights:    d.flights,
+		Upstream:   d.upstream,
+		Access:     d.access,
+		Policy:     d.policy,
+		Foreign:    d.foreign,
+		FailedFor:  d.cfg.Tags.NegativeFor,
+		Log:        d.log.WithName("mirror"),
+		Registerer: d.metrics,
 	})
 	if err != nil {
 		return err

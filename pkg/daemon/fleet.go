@@ -11,14 +11,14 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content/containerd"
-	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
-	"github.com/kioo-dev/kioo/pkg/flight/exchange"
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
+	"github.com/kioo-dev/kioo/pkg/swarm/session"
+	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -34,9 +34,9 @@ type fleet struct {
 	client    *peer.Client
 	creds     *peer.Credentials
 	members   *mirror.Members
-	service   *coordinator.Service
-	announces *coordinator.Client
-	exchange  *exchange.Exchange
+	service   *tracker.Service
+	announces *tracker.Client
+	sessions  *session.Sessions
 	server    *peer.Server
 	// violations is what other members said that they can't mean.
 	violations *peer.Violations
@@ -105,21 +105,21 @@ func (d *Daemon) openFleet() (*fleet, error) {
 // openSwarm makes what members need to get a blob together.
 func (d *Daemon) openSwarm(f *fleet) (err error) {
 	log := d.log.WithName("swarm")
-	f.service, err = coordinator.NewService(coordinator.ServiceConfig{
+	f.service, err = tracker.NewService(tracker.ServiceConfig{
 		Directory: f.discovery, Now: time.Now, Violations: f.violations, Log: log, Registerer: d.metrics,
 	})
 	if err != nil {
 		return err
 	}
-	f.announces, err = coordinator.NewClient(coordinator.ClientConfig{
+	f.announces, err = tracker.NewClient(tracker.ClientConfig{
 		Locator: f.discovery, Caller: f.client, Service: f.service, Now: time.Now, Violations: f.violations,
 		Log: log, Registerer: d.metrics,
 	})
 	if err != nil {
 		return err
 	}
-	f.exchange, err = exchange.New(exchange.Config{
-		Self: coordinator.ID(f.discovery.Self().ID), Zone: d.cfg.Peers.Zone,
+	f.sessions, err = session.New(session.Config{
+		Self: tracker.ID(f.discovery.Self().ID), Zone: d.cfg.Peers.Zone,
 		Announcer: f.announces, Peers: f.client, Blame: f.members.Blame,
 		Held: func(ctx context.Context, ref reference.Reference, claim access.Claim) bool {
 			return d.mirror.Local().Holds(ctx, ref, claim)
@@ -163,11 +163,11 @@ func (d *Daemon) serveMembers() {
 		Registerer: prometheus.WrapRegistererWith(prometheus.Labels{"api": "peer"}, d.metrics),
 	})
 	handle := d.control.members()
-	handle[coordinator.Path], handle[exchange.Path] = d.fleet.service, d.fleet.exchange
+	handle[tracker.Path], handle[session.Path] = d.fleet.service, d.fleet.sessions
 	p := d.cfg.Peers
 	d.fleet.server = peer.NewServer(peer.ServerConfig{
 		Handler: handler, Credentials: d.fleet.creds, Handle: handle,
-		First: d.fleet.exchange.First, Lists: d.fleet.discovery.Listed, Violations: d.fleet.violations,
+		First: d.fleet.sessions.First, Lists: d.fleet.discovery.Listed, Violations: d.fleet.violations,
 		Slots: p.UploadSlots, Queue: p.UploadQueue, BytesPerSecond: int64(p.MaxUploadBytesPerSecond), Drain: d.cfg.Shutdown.Timeout,
 		Log: d.log.WithName("peer"), Registerer: d.metrics,
 	})
@@ -181,7 +181,7 @@ func (f *fleet) run(ctx context.Context, store *containerd.Store) error {
 	group.Go(func() error { return ignoreCancel(f.service.Run(ctx)) })
 	group.Go(func() error {
 		<-ctx.Done()
-		f.exchange.Close() // So that the streams of other members end before the server drains.
+		f.sessions.Close() // So that the streams of other members end before the server drains.
 		return nil
 	})
 	if store != nil {
@@ -197,8 +197,8 @@ func (f *fleet) close() error {
 			errs = append(errs, err)
 		}
 	}
-	if f.exchange != nil {
-		f.exchange.Close()
+	if f.sessions != nil {
+		f.sessions.Close()
 	}
 	if f.announces != nil {
 		f.announces.Close()

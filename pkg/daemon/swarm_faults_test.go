@@ -201,8 +201,8 @@ func TestSwarmSurvives(t *testing.T) {
 
 // TestSwarmSurvivesDeaths has a member die half-way: one that only takes part, and the one that coordinates.
 func TestSwarmSurvivesDeaths(t *testing.T) {
-	for _, coordinator := range []bool{false, true} {
-		name := map[bool]string{false: "a member", true: "the coordinator"}[coordinator]
+	for _, tracker := range []bool{false, true} {
+		name := map[bool]string{false: "a member", true: "the tracker"}[tracker]
 		t.Run(name, func(t *testing.T) {
 			upstream := newSlowUpstream(t, swarmBlob, swarmRate)
 			members := fleetOf(t, 6, upstream.URL, func(_ int, cfg *config.Config) {
@@ -210,7 +210,7 @@ func TestSwarmSurvivesDeaths(t *testing.T) {
 			})
 			victim := -1
 			for i, m := range members {
-				if m.Coordinates(upstream.digest) == coordinator {
+				if m.Coordinates(upstream.digest) == tracker {
 					victim = i
 				}
 			}

@@ -7,8 +7,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// TestCoordinatorsView has a fleet in which everybody agrees on who is closest, and the closest one knows the holders.
-func TestCoordinatorsView(t *testing.T) {
+// TestTrackersView has a fleet in which everybody agrees on who is closest, and the closest one knows the holders.
+func TestTrackersView(t *testing.T) {
 	fleet := startFleet(t, 5, nil)
 	key := TagKey("docker.io/library/nginx:1.27")
 	fleet[3].Set([]Entry{{Key: key}}, nil)

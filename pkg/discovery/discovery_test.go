@@ -68,7 +68,7 @@ func TestAllAgreeOnTheCoordinator(t *testing.T) {
 				t.Fatal(err)
 			}
 			return len(want) == 3 && !slices.ContainsFunc(fleet, func(m *testMember) bool {
-				got, err := m.Coordinator(t.Context(), key)
+				got, err := m.Tracker(t.Context(), key)
 				return err != nil || got.ID != want[0].ID
 			})
 		})
@@ -82,9 +82,9 @@ func TestLoneMember(t *testing.T) {
 	if ids := m.holders(t, blob("a")); len(ids) != 0 {
 		t.Errorf("found %v", ids)
 	}
-	c, err := m.Coordinator(t.Context(), blob("a"))
+	c, err := m.Tracker(t.Context(), blob("a"))
 	if err != nil || c.ID != m.Self().ID {
-		t.Errorf("coordinator is %s, %v", c.ID, err)
+		t.Errorf("tracker is %s, %v", c.ID, err)
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("took %v", took)
@@ -160,11 +160,11 @@ func TestReportedMembersAreSkippedAtOnce(t *testing.T) {
 }
 
 // keyOf gives a key that a member coordinates.
-func keyOf(t *testing.T, asked, coordinator *testMember) Key {
+func keyOf(t *testing.T, asked, tracker *testMember) Key {
 	t.Helper()
 	for i := range 1000 {
 		key := blob(fmt.Sprint("candidate", i))
-		if c, err := asked.Coordinator(t.Context(), key); err == nil && c.ID == coordinator.Self().ID {
+		if c, err := asked.Tracker(t.Context(), key); err == nil && c.ID == tracker.Self().ID {
 			return key
 		}
 	}

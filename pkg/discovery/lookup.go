@@ -48,8 +48,8 @@ func (d *Discovery) Closest(ctx context.Context, key Key, n int) ([]Member, erro
 	return d.table.Closest(key.Place(), n), nil
 }
 
-// Coordinator gives the live member closest to a key; it may be this one.
-func (d *Discovery) Coordinator(ctx context.Context, key Key) (Member, error) {
+// Tracker gives the live member closest to a key; it may be this one.
+func (d *Discovery) Tracker(ctx context.Context, key Key) (Member, error) {
 	closest, err := d.Closest(ctx, key, 1)
 	if err != nil {
 		return Member{}, err

@@ -16,13 +16,13 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/content/cache"
-	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/flight"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/peer"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
+	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -86,11 +86,11 @@ func (o *origin) intercept(before func(w http.ResponseWriter, r *http.Request) b
 	o.before = before
 }
 
-// resident is a member of a real fleet: discovery, peer API, coordinator and mirror.
+// resident is a member of a real fleet: discovery, peer API, tracker and mirror.
 type resident struct {
 	*mirror.Mirror
 	disc   *discovery.Discovery
-	client *coordinator.Client
+	client *tracker.Client
 	store  *cache.Cache
 	// mute ends the peer API alone; stop ends the member, with a goodbye.
 	mute, stop func()
@@ -139,9 +139,9 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 	})
 	check(err)
 	peers := peer.NewClient(peer.ClientConfig{Credentials: creds})
-	service, err := coordinator.NewService(coordinator.ServiceConfig{Directory: m.disc, Now: time.Now, Log: logr.Discard()})
+	service, err := tracker.NewService(tracker.ServiceConfig{Directory: m.disc, Now: time.Now, Log: logr.Discard()})
 	check(err)
-	m.client, err = coordinator.NewClient(coordinator.ClientConfig{
+	m.client, err = tracker.NewClient(tracker.ClientConfig{
 		Locator: m.disc, Caller: peers, Service: service, Now: time.Now, Log: logr.Discard(),
 	})
 	check(err)
@@ -168,7 +168,7 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 		Log: logr.Discard(),
 	})
 	cfg := mirror.Config{
-		Held: []mirror.Held{{Name: "cache", Store: m.store}}, Keeper: m.store, Members: members, Coordinator: m.client, Upstream: up,
+		Held: []mirror.Held{{Name: "cache", Store: m.store}}, Keeper: m.store, Members: members, Tracker: m.client, Upstream: up,
 		Flights: flights, FailedFor: time.Second, Log: logr.Discard(),
 	}
 	if change != nil {
@@ -178,7 +178,7 @@ func newResident(t *testing.T, key peer.Key, number int, first []netip.AddrPort,
 	check(err)
 	server := peer.NewServer(peer.ServerConfig{
 		Handler:     registry.New(registry.Config{Backend: m.Local(), Pseudonym: "members", Log: logr.Discard()}),
-		Handle:      map[string]http.Handler{coordinator.Path: service},
+		Handle:      map[string]http.Handler{tracker.Path: service},
 		Credentials: creds, Drain: time.Millisecond, Log: logr.Discard(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -76,9 +76,9 @@ type Config struct {
 	Flights *flight.Group
 	// Members is asked for what is not held. Nil where there are none.
 	Members *Members
-	// Coordinator agrees with the other members on who gets from upstream what all of them want. Nil where there are
+	// Tracker agrees with the other members on who gets from upstream what all of them want. Nil where there are
 	// none.
-	Coordinator Coordinator
+	Tracker Tracker
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
 	// Access says who may read what, by what it Learns from Upstream. Nil lets everybody read everything, and uses nobody's

@@ -17,7 +17,7 @@ var errOurs = errors.New("upstream is to be asked by this member")
 
 // agrees tells whether the members agree first on who goes upstream for a blob of that size, which is one piece.
 func (m *Mirror) agrees(size int64) bool {
-	return m.cfg.Coordinator != nil && size >= 0 && size < swarm.OnePiece && time.Now().UnixNano() >= m.unkept.Load()
+	return m.cfg.Tracker != nil && size >= 0 && size < swarm.OnePiece && time.Now().UnixNano() >= m.unkept.Load()
 }
 
 // small gives where a flight gets a blob of one piece from: other members, then upstream.
@@ -30,7 +30,7 @@ func (m *Mirror) small(members *membersSource, registry *upstreamSource, size in
 type small struct {
 	m    *Mirror
 	dgst digest.Digest
-	key  string // As the coordinator knows it.
+	key  string // As the tracker knows it.
 	size int64
 
 	mu    sync.Mutex
@@ -80,7 +80,7 @@ func (s *smallMembers) Open(ctx context.Context, off, end int64) (flight.Stream,
 	}
 }
 
-// arrived tells the coordinator of a blob that came from members, once this node holds it.
+// arrived tells the tracker of a blob that came from members, once this node holds it.
 func (s *smallMembers) arrived(whole bool, _ error) {
 	if whole {
 		s.small.m.spawn(func(ctx context.Context) { s.small.m.hold(ctx, s.small.key, s.small.dgst, s.small.size) })
@@ -93,7 +93,7 @@ type smallUpstream struct {
 	small *small
 }
 
-// Open implements flight.Source. How the fetch ends is told to the coordinator, if it gave the lease.
+// Open implements flight.Source. How the fetch ends is told to the tracker, if it gave the lease.
 func (s *smallUpstream) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
 	in, err := s.upstreamSource.Open(ctx, off, end)
 	if err != nil {

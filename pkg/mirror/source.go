@@ -94,7 +94,7 @@ type membersSource struct {
 	saw     func(ref reference.Reference, dgst digest.Digest)
 
 	mu     sync.Mutex
-	named  []discovery.Member // By the coordinator, to be tried before those that discovery knows.
+	named  []discovery.Member // By the tracker, to be tried before those that discovery knows.
 	failed map[p2p.ID]bool    // Those that could not give what they said they had.
 	used   map[p2p.ID]discovery.Member
 }

@@ -8,10 +8,10 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/access"
 	"github.com/kioo-dev/kioo/pkg/content"
-	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -160,7 +160,7 @@ func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meani
 	p := m.pursueTag(swarmKey(ref.String(), scope), m.sharedFor(ref, known.rule))
 	switch what, answer := p.next(ctx); what {
 	case believe:
-		tag := content.Tag{Target: answer.Value.Target, Confirmed: answer.Value.Confirmed, Author: tracker}
+		tag := content.Tag{Target: answer.Value.Target, Confirmed: answer.Value.Confirmed, Author: byTracker}
 		m.tags.WithLabelValues("shared").Inc()
 		m.setTag(ctx, ref, tag)
 		return fetched{desc: tag.Target}, nil
@@ -176,8 +176,8 @@ func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meani
 			if got.body != nil {
 				m.hold(ctx, swarmKey(got.desc.Digest.String(), scope), got.desc.Digest, got.desc.Size) // First, as this is what the others want next.
 			}
-			s := coordinator.Small{Announce: swarm.Announce{Size: 1, Complete: true}}
-			s.Value = &coordinator.TagValue{Target: got.desc, Confirmed: asked}
+			s := tracker.Small{Announce: swarm.Announce{Size: 1, Complete: true}}
+			s.Value = &tracker.TagValue{Target: got.desc, Confirmed: asked}
 			m.tell(ctx, p.key, s)
 		})
 		return got, err
@@ -194,8 +194,8 @@ func (m *Mirror) sharedFor(ref reference.Reference, rule policy.TagRule) time.Du
 	return within
 }
 
-// tracker is the author of what was agreed on: the member that coordinates the tag says that another one heard it.
-const tracker = "tracker"
+// byTracker is the author of what was agreed on: the member that coordinates the tag says that another one heard it.
+const byTracker = "tracker"
 
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls
 // are counted; what is not, with GET, because the client will want it next. Where each member asks for itself it is

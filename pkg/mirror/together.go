@@ -5,10 +5,10 @@ import (
 	"errors"
 	"time"
 
-	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/sleep"
 	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 )
@@ -25,21 +25,21 @@ const (
 	waitForOthers = 5 * time.Second
 	// waitForTag is the same for tags. It leaves some of the time that upstream has to confirm a tag.
 	waitForTag = 2500 * time.Millisecond
-	// tellWithin bounds one word to a coordinator that nobody waits for.
+	// tellWithin bounds one word to a tracker that nobody waits for.
 	tellWithin = 2 * time.Second
 	// keptWithin is how long a blob may take from its last byte until this node holds it. One that does not hold what it
 	// got has others wait in vain, and takes no part in this for keepsNothingFor.
 	keptWithin      = time.Second
 	keepsNothingFor = time.Minute
-	// polled is what an announce takes at least if it waited at the coordinator for as long as it may.
+	// polled is what an announce takes at least if it waited at the tracker for as long as it may.
 	polled = 500 * time.Millisecond
 	// maxTurns bounds how often holders may fail one after the other.
 	maxTurns = 4
 )
 
-// Coordinator agrees with the other members on who gets something small from upstream.
-type Coordinator interface {
-	AnnounceSmall(ctx context.Context, key string, s coordinator.Small) (coordinator.Answer, error)
+// Tracker agrees with the other members on who gets something small from upstream.
+type Tracker interface {
+	AnnounceSmall(ctx context.Context, key string, s tracker.Small) (tracker.Answer, error)
 }
 
 // turn is what a member is to do next for something that it wants.
@@ -56,11 +56,11 @@ const (
 	believe
 )
 
-// pursuit is something small that this member wants, as its coordinator sees it. It belongs to one goroutine.
+// pursuit is something small that this member wants, as its tracker sees it. It belongs to one goroutine.
 type pursuit struct {
 	m     *Mirror
 	key   string
-	small coordinator.Small
+	small tracker.Small
 	// within is how old a tag's meaning may be, when the pursuit began.
 	within time.Duration
 	began  time.Time
@@ -68,8 +68,8 @@ type pursuit struct {
 	turns  int
 }
 
-// swarmKey is what the coordinator knows something as. Those who may not share it do not wait for each other either.
-func swarmKey(key, scope string) string { return coordinator.Apart(key, scope) }
+// swarmKey is what the tracker knows something as. Those who may not share it do not wait for each other either.
+func swarmKey(key, scope string) string { return tracker.Apart(key, scope) }
 
 // pursue begins to agree with others on content of that size, which is negative if it is not known.
 func (m *Mirror) pursue(r request, dgst digest.Digest, size int64) *pursuit {
@@ -79,7 +79,7 @@ func (m *Mirror) pursue(r request, dgst digest.Digest, size int64) *pursuit {
 func (m *Mirror) pursueAs(key string, size int64) *pursuit {
 	now := time.Now()
 	p := &pursuit{m: m, key: key, began: now, until: now.Add(waitForOthers)}
-	p.small = coordinator.Small{Announce: swarm.Announce{Size: size}, Renew: renewWithin}
+	p.small = tracker.Small{Announce: swarm.Announce{Size: size}, Renew: renewWithin}
 	return p
 }
 
@@ -87,21 +87,21 @@ func (m *Mirror) pursueAs(key string, size int64) *pursuit {
 func (m *Mirror) pursueTag(name string, within time.Duration) *pursuit {
 	now := time.Now()
 	p := &pursuit{m: m, key: name, began: now, until: now.Add(waitForTag), within: within}
-	p.small = coordinator.Small{Announce: swarm.Announce{Size: 1}, Renew: renewWithin}
+	p.small = tracker.Small{Announce: swarm.Announce{Size: 1}, Renew: renewWithin}
 	return p
 }
 
 // next asks what to do until there is something to do.
-func (p *pursuit) next(ctx context.Context) (turn, coordinator.Answer) {
-	if p.m.cfg.Coordinator == nil {
-		return alone, coordinator.Answer{}
+func (p *pursuit) next(ctx context.Context) (turn, tracker.Answer) {
+	if p.m.cfg.Tracker == nil {
+		return alone, tracker.Answer{}
 	}
 	ctx, cancel := context.WithDeadline(ctx, p.until)
 	defer cancel()
 	for {
 		p.small.Within = p.within + time.Since(p.began)
 		asked := time.Now()
-		answer, err := p.m.cfg.Coordinator.AnnounceSmall(ctx, p.key, p.small)
+		answer, err := p.m.cfg.Tracker.AnnounceSmall(ctx, p.key, p.small)
 		if err != nil {
 			p.m.cfg.Log.V(1).Info("not agreed with others", "key", p.key, "reason", err.Error())
 			return alone, answer
@@ -113,7 +113,7 @@ func (p *pursuit) next(ctx context.Context) (turn, coordinator.Answer) {
 		if time.Since(asked) > polled {
 			continue // That was the wait.
 		}
-		// The coordinator had no room to let us wait there.
+		// The tracker had no room to let us wait there.
 		if sleep.For(ctx, min(max(answer.Again, 10*time.Millisecond), time.Second)) != nil {
 			return alone, answer
 		}
@@ -121,7 +121,7 @@ func (p *pursuit) next(ctx context.Context) (turn, coordinator.Answer) {
 }
 
 // turn reads an answer. It is not ok to wait.
-func (p *pursuit) turn(a *coordinator.Answer) (turn, bool) {
+func (p *pursuit) turn(a *tracker.Answer) (turn, bool) {
 	if a.Value != nil {
 		return believe, true
 	}
@@ -146,7 +146,7 @@ func (p *pursuit) turn(a *coordinator.Answer) (turn, bool) {
 }
 
 // holders gives those that an answer names.
-func holders(a coordinator.Answer) []discovery.Member {
+func holders(a tracker.Answer) []discovery.Member {
 	var members []discovery.Member
 	seen := map[swarm.ID]bool{}
 	for _, id := range a.Holders {
@@ -191,22 +191,22 @@ func (p *pursuit) lead() *led {
 // end says how the fetch went, in the background: nobody waits for it here.
 func (l *led) end(tell func(ctx context.Context)) { l.outcome <- tell }
 
-// tell says something to a coordinator.
-func (m *Mirror) tell(ctx context.Context, key string, s coordinator.Small) {
+// tell says something to a tracker.
+func (m *Mirror) tell(ctx context.Context, key string, s tracker.Small) {
 	ctx, cancel := context.WithTimeout(ctx, tellWithin)
 	defer cancel()
-	if _, err := m.cfg.Coordinator.AnnounceSmall(ctx, key, s); err != nil {
-		m.cfg.Log.V(1).Info("coordinator not told", "key", key, "reason", err.Error())
+	if _, err := m.cfg.Tracker.AnnounceSmall(ctx, key, s); err != nil {
+		m.cfg.Log.V(1).Info("tracker not told", "key", key, "reason", err.Error())
 	}
 }
 
-// hold tells the coordinator of content as soon as this node holds it, or that it does not.
+// hold tells the tracker of content as soon as this node holds it, or that it does not.
 func (m *Mirror) hold(ctx context.Context, key string, dgst digest.Digest, size int64) {
 	a := swarm.Announce{Size: size, Complete: true}
 	if !m.keeps(ctx, dgst) {
 		a = swarm.Announce{Size: size, Leaving: true}
 	}
-	m.tell(ctx, key, coordinator.Small{Announce: a})
+	m.tell(ctx, key, tracker.Small{Announce: a})
 }
 
 // keeps waits for content that has arrived to be in a store that other members are served from: the cache takes a
@@ -229,8 +229,8 @@ func (m *Mirror) keeps(ctx context.Context, dgst digest.Digest) bool {
 	}
 }
 
-// failed is what a coordinator is told of a fetch from upstream that failed.
-func failed(size int64, err error) coordinator.Small {
+// failed is what a tracker is told of a fetch from upstream that failed.
+func failed(size int64, err error) tracker.Small {
 	a := swarm.Announce{Size: size}
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -240,7 +240,7 @@ func failed(size int64, err error) coordinator.Small {
 	default:
 		a.Upstream = swarm.Failing // Also where the rate is limited: another member's may not be.
 	}
-	return coordinator.Small{Announce: a}
+	return tracker.Small{Announce: a}
 }
 
 // spawn runs fn on the mirror's own time. After Close it does not.

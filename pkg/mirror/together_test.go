@@ -14,11 +14,11 @@ import (
 	"time"
 
 	"github.com/kioo-dev/kioo/pkg/config"
-	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/mirror"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 )
@@ -100,7 +100,7 @@ func TestAloneAsBefore(t *testing.T) {
 			t.Errorf("%s: asked %d times", object, n)
 		}
 	}
-	// What one has, the others get from it, whether discovery knows of it yet or not; but the coordinators have to.
+	// What one has, the others get from it, whether discovery knows of it yet or not; but the trackers have to.
 	time.Sleep(time.Second)
 	o.intercept(func(w http.ResponseWriter, r *http.Request) bool {
 		t.Errorf("upstream was asked for %s again", r.URL.Path)
@@ -122,12 +122,12 @@ func coordinates(fleet []*resident, tag string) *resident {
 func TestMembersFail(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		// before is done to the coordinator, and during to the coordinator and the leader when upstream is asked first.
-		before func(coordinator *resident)
-		during func(coordinator, leader *resident)
+		// before is done to the tracker, and during to the tracker and the leader when upstream is asked first.
+		before func(tracker *resident)
+		during func(tracker, leader *resident)
 	}{
-		{name: "coordinator is gone", before: func(c *resident) { c.mute() }},
-		{name: "coordinator goes while all wait", during: func(c, _ *resident) { c.mute() }},
+		{name: "tracker is gone", before: func(c *resident) { c.mute() }},
+		{name: "tracker goes while all wait", during: func(c, _ *resident) { c.mute() }},
 		{name: "leader goes", during: func(_, l *resident) {
 			l.Close()
 			l.stop()
@@ -220,17 +220,17 @@ func TestUpstreamRefuses(t *testing.T) {
 	}
 }
 
-// unheard is a coordinator that nobody reaches.
+// unheard is a tracker that nobody reaches.
 type unheard struct{}
 
-func (unheard) AnnounceSmall(context.Context, string, coordinator.Small) (coordinator.Answer, error) {
-	return coordinator.Answer{}, coordinator.ErrSilent
+func (unheard) AnnounceSmall(context.Context, string, tracker.Small) (tracker.Answer, error) {
+	return tracker.Answer{}, tracker.ErrSilent
 }
 
 // TestNobodyCoordinates has a fleet in which nobody is heard: all go on as without a swarm.
 func TestNobodyCoordinates(t *testing.T) {
 	o := newOrigin(t)
-	fleet := newFleet(t, 2, o, func(c *mirror.Config) { c.Coordinator = unheard{} })
+	fleet := newFleet(t, 2, o, func(c *mirror.Config) { c.Tracker = unheard{} })
 	took := together(t, fleet, func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })
 	if took > soon {
 		t.Errorf("took %v", took)
@@ -265,7 +265,7 @@ func TestRefreshedWhileAsked(t *testing.T) {
 			var once sync.Once
 			o.intercept(func(http.ResponseWriter, *http.Request) bool {
 				once.Do(func() {
-					time.Sleep(200 * time.Millisecond) // Ages on their way to a coordinator lose the time that takes.
+					time.Sleep(200 * time.Millisecond) // Ages on their way to a tracker lose the time that takes.
 					for _, m := range fleet {
 						if err := m.Refresh(context.Background(), name); err != nil {
 							t.Error(err)

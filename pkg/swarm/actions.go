@@ -47,7 +47,7 @@ type (
 		Member ID
 		Haves  []Have
 	}
-	// Report announces to the coordinator now.
+	// Report announces to the tracker now.
 	Report struct{}
 	// Blame notes that a member sent bytes that are not what their hash says.
 	Blame struct {

@@ -213,7 +213,7 @@ func (b *blob) count(now time.Time, partners int) {
 
 // learning tells whether this tracker has just taken over from another one, or stands in for it, so that what it takes
 // for free may well be somewhere, or on its way. Once everybody has announced itself it knows, but for one, who may be
-// the dead coordinator. Where there are more than a member has partners, only time can tell.
+// the dead tracker. Where there are more than a member has partners, only time can tell.
 func (b *blob) learning(now time.Time) bool {
 	if b.partners >= degree {
 		return now.Sub(b.unknown) < learnSome

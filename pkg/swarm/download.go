@@ -10,13 +10,13 @@ const (
 	mostRequests = 16
 	// perPeer is how many are out at one neighbour: one on its way, and one so that its link is not idle in between.
 	perPeer = 2
-	// mostPeers is to how many neighbours we listen: those the coordinator names, and some that came by themselves.
+	// mostPeers is to how many neighbours we listen: those the tracker names, and some that came by themselves.
 	mostPeers = degree + farLinks
 	// mostFollowers is how many may listen to us.
 	mostFollowers = 4 * degree
-	// enoughPeers is how many of those that the coordinator names suffice to leave the others.
+	// enoughPeers is how many of those that the tracker names suffice to leave the others.
 	enoughPeers = degree - farLinks
-	// stallAfter is for how long nothing comes before the coordinator is asked for another way.
+	// stallAfter is for how long nothing comes before the tracker is asked for another way.
 	stallAfter = 2 * time.Second
 )
 
@@ -68,7 +68,7 @@ type peer struct {
 	near    bool
 	linked  bool // Connect was said, and it is not lost.
 	hears   bool // We hear from it.
-	listed  bool // The coordinator names it.
+	listed  bool // The tracker names it.
 	parting bool // Nothing more is asked of it, and then it is left.
 	follows bool // It hears us.
 	has     Pieces
@@ -163,7 +163,7 @@ func (d *Download) start(now time.Time) {
 	}
 }
 
-// Assigned takes an answer of the coordinator.
+// Assigned takes an answer of the tracker.
 func (d *Download) Assigned(now time.Time, a Assignment) []Action {
 	d.start(now)
 	d.lease(a.Leases)
@@ -189,7 +189,7 @@ func (d *Download) Assigned(now time.Time, a Assignment) []Action {
 		}
 	}
 	for _, p := range d.order {
-		// The coordinator has given it others, and us. If we all kept whom we know, some would have too many. It names none
+		// The tracker has given it others, and us. If we all kept whom we know, some would have too many. It names none
 		// that have the whole blob either, but those are worth keeping.
 		p.parting = p.linked && !p.listed && listed >= enoughPeers && p.has.count < d.n
 	}

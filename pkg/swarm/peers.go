@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// connect listens to a neighbour, in the place of one that the coordinator does not name if there are too many.
+// connect listens to a neighbour, in the place of one that the tracker does not name if there are too many.
 func (d *Download) connect(now time.Time, n Neighbour) {
 	p := d.peers[n.Member]
 	if n.Member == d.cfg.Self || p != nil && p.linked || d.banned[n.Member].After(now) || d.Complete() {
@@ -125,7 +125,7 @@ func (d *Download) Followed(now time.Time, follower Neighbour) []Action {
 	return d.flush()
 }
 
-// Unknown says that it is not known how a neighbour is reached: who follows us may come before the coordinator names
+// Unknown says that it is not known how a neighbour is reached: who follows us may come before the tracker names
 // it. The next answer that does tells.
 func (d *Download) Unknown(member ID) {
 	if p := d.peers[member]; p != nil && p.linked && !p.hears {

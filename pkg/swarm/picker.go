@@ -261,7 +261,7 @@ func (d *Download) got(now time.Time, piece int, from *peer) {
 		d.do(Report{})
 	}
 	if d.Complete() {
-		// The coordinator names us no more, and who leaves us should know what we have.
+		// The tracker names us no more, and who leaves us should know what we have.
 		for piece := range d.seeds[0].hidden.Clone().All {
 			d.reveal(d.seeds[0], piece)
 		}

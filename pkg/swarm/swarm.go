@@ -1,7 +1,7 @@
 // Package swarm decides how one blob spreads over the members of a cluster, so that upstream sends it about once and
 // every member has it about as soon as its link allows.
 //
-// It owns the pieces of a blob, the tracker that a blob's coordinator keeps, the download of one member (what to ask
+// It owns the pieces of a blob, the tracker that a blob's tracker keeps, the download of one member (what to ask
 // of whom next, whom to tell what), and the choice of whom to upload to. All of it is pure: events in, actions out.
 // There is no I/O, no goroutine, no lock and no clock here; the time and the source of randomness are passed in, and
 // the same code runs in the daemon and in the simulator. Who is a member, what bytes are right and how they travel is
@@ -29,7 +29,7 @@ const (
 	Never
 )
 
-// Announce is what a member that wants a blob, or has just got it, says to the blob's coordinator: at once, then about
+// Announce is what a member that wants a blob, or has just got it, says to the blob's tracker: at once, then about
 // every second, and when something changed that matters (a lease done, upstream's answer, the end).
 type Announce struct {
 	Member ID
@@ -61,7 +61,7 @@ type Announce struct {
 	Leaving bool
 }
 
-// Assignment is the coordinator's answer.
+// Assignment is the tracker's answer.
 type Assignment struct {
 	// Size is the blob's size: what the member said, or else what others said; negative while unknown.
 	Size int64

@@ -22,7 +22,7 @@ type TrackerConfig struct {
 	Patience time.Duration
 }
 
-// Tracker is what a coordinator keeps of all blobs that it coordinates. It is only memory: one that starts afresh knows
+// Tracker is what a tracker keeps of all blobs that it tracks. It is only memory: one that starts afresh knows
 // within a second, from the next announcements, what the last one knew, and leaves to members what they are reading. It
 // is not safe for concurrent use.
 type Tracker struct {

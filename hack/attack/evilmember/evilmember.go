@@ -22,9 +22,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/kioo-dev/kioo/pkg/coordinator"
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/peer"
+	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 )
 
 const (
@@ -46,9 +46,9 @@ type Lies struct {
 	Header map[string]string `json:"header,omitempty"`
 	// Relay has it pass on what honest members give it when it says that its client was checked.
 	Relay bool `json:"relay,omitempty"`
-	// Announces are posted to every member as a coordinator, again and again, with "from" and "final" filled in.
+	// Announces are posted to every member as a tracker, again and again, with "from" and "final" filled in.
 	Announces []map[string]any `json:"announces,omitempty"`
-	// Answers are what it says as a coordinator, by what was announced.
+	// Answers are what it says as a tracker, by what was announced.
 	Answers map[string]json.RawMessage `json:"answers,omitempty"`
 }
 
@@ -99,7 +99,7 @@ type Member struct {
 	cfg       Config
 	discovery *discovery.Discovery
 	creds     *peer.Credentials
-	service   *coordinator.Service
+	service   *tracker.Service
 	client    *http.Client
 
 	mu   sync.Mutex
@@ -130,7 +130,7 @@ func New(cfg Config) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.service, err = coordinator.NewService(coordinator.ServiceConfig{
+	m.service, err = tracker.NewService(tracker.ServiceConfig{
 		Directory: m.discovery, Now: time.Now, Log: logr.Discard(), Registerer: prometheus.NewRegistry(),
 	})
 	if err != nil {
@@ -227,7 +227,7 @@ func (m *Member) say(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			m.tell(ctx, m.cfg.PeerAPI.String(), body) // It may be the coordinator itself.
+			m.tell(ctx, m.cfg.PeerAPI.String(), body) // It may be the tracker itself.
 			for _, other := range m.discovery.Members() {
 				for _, at := range other.PeerAPI {
 					m.tell(ctx, at, body)
@@ -259,7 +259,7 @@ func (m *Member) self() map[string]any {
 
 // tell posts an announce. That nobody wants to hear it is for the others to decide.
 func (m *Member) tell(ctx context.Context, at string, body []byte) {
-	status, _, err := m.call(ctx, call{Method: http.MethodPost, URL: "https://" + at + coordinator.Path, Body: body})
+	status, _, err := m.call(ctx, call{Method: http.MethodPost, URL: "https://" + at + tracker.Path, Body: body})
 	if err != nil || status != http.StatusOK {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kioo-dev/kioo/pkg/coordinator"
-	"github.com/kioo-dev/kioo/pkg/flight/exchange"
 	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/kioo-dev/kioo/pkg/swarm/session"
+	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 )
 
 const (
@@ -28,9 +28,9 @@ const (
 func (m *Member) serve(w http.ResponseWriter, r *http.Request) {
 	m.note(r)
 	switch {
-	case r.URL.Path == coordinator.Path:
+	case r.URL.Path == tracker.Path:
 		m.coordinate(w, r)
-	case strings.HasPrefix(r.URL.Path, exchange.Path):
+	case strings.HasPrefix(r.URL.Path, session.Path):
 		m.have(w, r)
 	default:
 		m.registry(w, r)
@@ -59,8 +59,8 @@ func (m *Member) coordinate(w http.ResponseWriter, r *http.Request) {
 
 // have tells of pieces that it says to have, with the hashes that the lies say.
 func (m *Member) have(w http.ResponseWriter, r *http.Request) {
-	key, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, exchange.Path), "/")
-	dgst, err := coordinator.DigestOf(key)
+	key, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, session.Path), "/")
+	dgst, err := tracker.DigestOf(key)
 	content, ok := m.content(dgst.String())
 	if err != nil || !ok {
 		http.NotFound(w, r)
