@@ -51,9 +51,10 @@ var layers = map[string][]string{
 	"pkg/upstream":      {"pkg/access", "pkg/content", "pkg/httpclient", "pkg/reach", "pkg/reference", "pkg/sleep"},
 	"pkg/swarm/tracker": {"pkg/content", "pkg/discovery", "pkg/peer", "pkg/reference", "pkg/swarm"},
 	"pkg/flight":        {"pkg/content"},
+	"pkg/swarm/object":  {"pkg/discovery", "pkg/sleep", "pkg/swarm", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/swarm/session": {"pkg/access", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/peer":          {"pkg/access", "pkg/content", "pkg/door", "pkg/httpclient", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
-	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/swarm/tracker", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/sleep", "pkg/swarm", "pkg/upstream"},
+	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/swarm/object", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/registry":      {"pkg/access", "pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/peer", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery", "pkg/reference"},
 	"pkg/daemon":        {"pkg"},

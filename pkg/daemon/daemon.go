@@ -26,6 +26,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
 	"github.com/kioo-dev/kioo/pkg/registry"
+	"github.com/kioo-dev/kioo/pkg/swarm/object"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -211,7 +212,7 @@ func (d *Daemon) openMirror(pseudonym string) (err error) {
 		tags = append(tags, d.runtime)
 	}
 	var members *mirror.Members
-	var agreed mirror.Tracker
+	var agreed object.Tracker
 	if d.fleet != nil {
 		members = d.fleet.members
 		if d.runtime != nil || d.cfg.Cache.Keep != config.KeepNever {

@@ -183,7 +183,7 @@ func (m *Mirror) ways(ref reference.Reference, size int64, r request) (ways, err
 	if m.cfg.Members != nil && r.grant.Gives() && route.AsksMembers() && !m.elsewhere.withheld(ref) {
 		members := m.cfg.Members.source(ref, r.grant, m.saw)
 		members.apart = foreign
-		if !foreign && route.AsksUpstream() && m.agrees(size) {
+		if !foreign && route.AsksUpstream() && m.objects.Agree(size) {
 			w.sources = m.small(members, registry, size)
 			return w, nil
 		}

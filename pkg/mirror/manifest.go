@@ -9,6 +9,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/swarm/object"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -155,27 +156,25 @@ func (m *Mirror) fetch(ctx context.Context, ref reference.Reference, r request) 
 		return got, nil
 	}
 	size := m.sizeOf(ref)
-	p := m.pursue(r, ref.Digest, size)
+	want := m.objects.Content(ref.Digest, r.grant.Scope(), size)
 	for {
-		switch what, answer := p.next(ctx); what {
-		case lead:
-			l := p.lead()
+		switch turn, answer := want.Next(ctx); turn {
+		case object.Lead:
+			lease := want.Lead()
 			got, err := m.fetchUpstream(ctx, ref, r)
-			l.end(func(ctx context.Context) {
-				if err != nil {
-					m.tell(ctx, p.key, failed(size, err))
-					return
-				}
-				m.hold(ctx, p.key, got.desc.Digest, got.desc.Size)
-			})
-			return got, err
-		case ask:
-			got, err := m.fetchFrom(ctx, ref, r, holders(answer)...)
+			if err != nil {
+				lease.Failed(err)
+				return fetched{}, err
+			}
+			lease.Got(got.desc.Digest, got.desc.Size)
+			return got, nil
+		case object.Ask:
+			got, err := m.fetchFrom(ctx, ref, r, answer.Holders...)
 			if err == nil {
-				m.spawn(func(ctx context.Context) { m.hold(ctx, p.key, got.desc.Digest, got.desc.Size) })
+				want.Got(got.desc.Digest, got.desc.Size)
 				return got, nil
 			}
-			p.small.Stalled = true
+			want.Missed()
 		default:
 			if got, err := m.fetchFrom(ctx, ref, r); err == nil {
 				return got, nil

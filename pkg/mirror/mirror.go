@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,6 +19,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/foreign"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/swarm/object"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -78,7 +78,7 @@ type Config struct {
 	Members *Members
 	// Tracker agrees with the other members on who gets from upstream what all of them want. Nil where there are
 	// none.
-	Tracker Tracker
+	Tracker object.Tracker
 	// Upstream is asked for what no member holds.
 	Upstream *upstream.Client
 	// Access says who may read what, by what it Learns from Upstream. Nil lets everybody read everything, and uses nobody's
@@ -119,10 +119,7 @@ type Mirror struct {
 	ctx     context.Context // What several clients wait for lives on it.
 	cancel  context.CancelFunc
 	running sync.WaitGroup
-	// unkept is until when this node is taken for one that keeps nothing, in Unix nanoseconds.
-	unkept atomic.Int64
-	// starting is held while something begins to run that no request waits for.
-	starting sync.Mutex
+	objects *object.Objects // What is one piece, which this node gets together with others.
 }
 
 // New makes a mirror.
@@ -179,16 +176,29 @@ func New(cfg Config) (*Mirror, error) {
 		Name: "kioo_access_checks_total",
 		Help: "Questions to upstream whether held content may be given, by how they ended: open (everybody may read), accepted, refused, offline (upstream can't be asked, and it was given) or failed (upstream's answer says nothing of who may read).",
 	}, []string{"result"})
+	m.objects = object.New(object.Config{Tracker: cfg.Tracker, Held: m.keeps, Log: cfg.Log})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m, nil
 }
 
 // Close ends what still runs for clients that have left, and waits for it. No request may come any more.
 func (m *Mirror) Close() {
-	m.starting.Lock()
 	m.cancel()
-	m.starting.Unlock()
 	m.running.Wait()
+	m.objects.Close()
+}
+
+// keeps tells whether other members get content here.
+func (m *Mirror) keeps(ctx context.Context, dgst digest.Digest) bool {
+	if m.memory.Contains(dgst) {
+		return true
+	}
+	a, err := m.local.open(ctx, dgst)
+	if err != nil {
+		return false
+	}
+	a.Blob.Close()
+	return true
 }
 
 // Forget drops a manifest from memory that the node holds no more, so that others don't get it here.

@@ -5,45 +5,49 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/kioo-dev/kioo/pkg/flight"
-	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/kioo-dev/kioo/pkg/swarm/object"
 	"github.com/opencontainers/go-digest"
 )
 
 // errOurs says that this member is the one to go upstream.
 var errOurs = errors.New("upstream is to be asked by this member")
 
-// agrees tells whether the members agree first on who goes upstream for a blob of that size, which is one piece.
-func (m *Mirror) agrees(size int64) bool {
-	return m.cfg.Tracker != nil && size >= 0 && size < swarm.OnePiece && time.Now().UnixNano() >= m.unkept.Load()
-}
-
 // small gives where a flight gets a blob of one piece from: other members, then upstream.
 func (m *Mirror) small(members *membersSource, registry *upstreamSource, size int64) []flight.Source {
-	s := &small{m: m, dgst: members.ref.Digest, key: swarmKey(members.ref.Digest.String(), members.grant.Scope()), size: size}
+	s := &small{objects: m.objects, dgst: members.ref.Digest, scope: members.grant.Scope(), size: size}
 	return []flight.Source{&smallMembers{members, s}, &smallUpstream{registry, s}}
 }
 
-// small is a blob of one piece on its way to this node.
+// small is a blob of one piece on its way to this node. Its two sources are two, so that the flight knows whom bytes
+// came from; what they share is the lease.
 type small struct {
-	m    *Mirror
-	dgst digest.Digest
-	key  string // As the tracker knows it.
-	size int64
+	objects *object.Objects
+	dgst    digest.Digest
+	scope   string
+	size    int64
 
 	mu    sync.Mutex
-	lease *led // Nil while there is none.
+	lease *object.Lease // Nil while there is none.
 }
 
 // take gives the lease away, if there is one, to who ends it.
-func (s *small) take() *led {
+func (s *small) take() *object.Lease {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.lease
 	s.lease = nil
 	return l
+}
+
+// lead keeps the lease for the next source.
+func (s *small) lead(want *object.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lease == nil {
+		s.lease = want.Lead()
+	}
 }
 
 // smallMembers is the other members as the source of a small blob.
@@ -55,35 +59,28 @@ type smallMembers struct {
 // Open implements flight.Source. Its error may say that it is this member's turn to go upstream, as the next source
 // does.
 func (s *smallMembers) Open(ctx context.Context, off, end int64) (flight.Stream, error) {
-	p := s.small.m.pursueAs(s.small.key, s.small.size)
+	want := s.small.objects.Content(s.small.dgst, s.small.scope, s.small.size)
 	for {
-		switch what, answer := p.next(ctx); what {
-		case lead:
-			s.small.mu.Lock()
-			defer s.small.mu.Unlock()
-			if s.small.lease == nil {
-				s.small.lease = p.lead()
-			}
+		switch turn, answer := want.Next(ctx); turn {
+		case object.Lead:
+			s.small.lead(want)
 			return nil, errOurs
-		case ask:
+		case object.Ask:
 			s.mu.Lock()
-			s.named = s.members.unblamed(holders(answer), s.small.dgst)
+			s.named = s.members.unblamed(answer.Holders, s.small.dgst)
 			s.mu.Unlock()
 			in, err := s.membersSource.Open(ctx, off, end)
 			if err == nil {
-				return &told{Stream: in, left: in.Size() - off, end: s.arrived}, nil
+				return &told{Stream: in, left: in.Size() - off, end: func(whole bool, _ error) {
+					if whole {
+						want.Got(s.small.dgst, s.small.size)
+					}
+				}}, nil
 			}
-			p.small.Stalled = true
+			want.Missed()
 		default:
 			return s.membersSource.Open(ctx, off, end)
 		}
-	}
-}
-
-// arrived tells the tracker of a blob that came from members, once this node holds it.
-func (s *smallMembers) arrived(whole bool, _ error) {
-	if whole {
-		s.small.m.spawn(func(ctx context.Context) { s.small.m.hold(ctx, s.small.key, s.small.dgst, s.small.size) })
 	}
 }
 
@@ -104,18 +101,13 @@ func (s *smallUpstream) Open(ctx context.Context, off, end int64) (flight.Stream
 }
 
 func (s *smallUpstream) ended(whole bool, err error) {
-	lease := s.small.take()
-	if lease == nil {
-		return
+	switch lease := s.small.take(); {
+	case lease == nil:
+	case whole:
+		lease.Got(s.small.dgst, s.small.size)
+	default:
+		lease.Failed(err)
 	}
-	m, key, dgst, size := s.small.m, s.small.key, s.small.dgst, s.small.size
-	lease.end(func(ctx context.Context) {
-		if whole {
-			m.hold(ctx, key, dgst, size)
-			return
-		}
-		m.tell(ctx, key, failed(size, err))
-	})
 }
 
 // told is a stream that says how it ended. It belongs to one goroutine.

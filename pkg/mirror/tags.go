@@ -10,7 +10,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/content"
 	"github.com/kioo-dev/kioo/pkg/policy"
 	"github.com/kioo-dev/kioo/pkg/reference"
-	"github.com/kioo-dev/kioo/pkg/swarm"
+	"github.com/kioo-dev/kioo/pkg/swarm/object"
 	"github.com/kioo-dev/kioo/pkg/swarm/tracker"
 	"github.com/kioo-dev/kioo/pkg/upstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -156,31 +156,23 @@ func (m *Mirror) agree(ctx context.Context, ref reference.Reference, known meani
 	if !known.route.AsksMembers() || !known.rule.MembersFirst() || !r.grant.Gives() {
 		return m.confirm(ctx, ref, known, r)
 	}
-	scope := r.grant.Scope()
-	p := m.pursueTag(swarmKey(ref.String(), scope), m.sharedFor(ref, known.rule))
-	switch what, answer := p.next(ctx); what {
-	case believe:
+	want := m.objects.Tag(ref.String(), r.grant.Scope(), m.sharedFor(ref, known.rule))
+	switch turn, answer := want.Next(ctx); turn {
+	case object.Believe:
 		tag := content.Tag{Target: answer.Value.Target, Confirmed: answer.Value.Confirmed, Author: byTracker}
 		m.tags.WithLabelValues("shared").Inc()
 		m.setTag(ctx, ref, tag)
 		return fetched{desc: tag.Target}, nil
-	case lead:
-		l := p.lead()
+	case object.Lead:
+		lease := want.Lead()
 		asked := m.cfg.Now() // Whoever has the tag forgotten from now on is not to be told of this.
 		got, err := m.confirm(ctx, ref, known, r)
-		l.end(func(ctx context.Context) {
-			if err != nil {
-				m.tell(ctx, p.key, failed(1, err))
-				return
-			}
-			if got.body != nil {
-				m.hold(ctx, swarmKey(got.desc.Digest.String(), scope), got.desc.Digest, got.desc.Size) // First, as this is what the others want next.
-			}
-			s := tracker.Small{Announce: swarm.Announce{Size: 1, Complete: true}}
-			s.Value = &tracker.TagValue{Target: got.desc, Confirmed: asked}
-			m.tell(ctx, p.key, s)
-		})
-		return got, err
+		if err != nil {
+			lease.Failed(err)
+			return got, err
+		}
+		lease.Means(tracker.TagValue{Target: got.desc, Confirmed: asked}, got.body != nil)
+		return got, nil
 	}
 	return m.confirm(ctx, ref, known, r)
 }
