@@ -162,19 +162,17 @@ func FuzzAnnounce(f *testing.F) {
 }
 
 func FuzzFind(f *testing.F) {
-	for _, closest := range []int{0, 1, -1, wire.MaxClosest, wire.MaxClosest + 1, math.MaxInt, math.MinInt} {
-		for _, excluded := range []uint8{0, 1, wire.MaxExclude, wire.MaxExclude + 1} {
-			f.Add(closest, true, excluded, "someone")
-		}
+	for _, excluded := range []uint8{0, 1, wire.MaxExclude, wire.MaxExclude + 1} {
+		f.Add(excluded, "someone")
 	}
-	f.Add(1, false, uint8(1), strings.Repeat("x", 65))
-	f.Fuzz(func(t *testing.T, closest int, providers bool, excluded uint8, id string) {
+	f.Add(uint8(1), strings.Repeat("x", 65))
+	f.Fuzz(func(t *testing.T, excluded uint8, id string) {
 		d := fuzzed(t)
 		for i := range fuzzShare {
 			d.table.Heard(Member{ID: peer.ID(fmt.Sprint("member-", i)), Epoch: 1}, fuzzNow)
 		}
 		d.index.Store(fuzzNow, speaker, 1, hold(fuzzKey(1)), nil)
-		find := &wire.Find{Key: fuzzKey(1), Providers: providers, Closest: closest}
+		find := &wire.Find{Key: fuzzKey(1)}
 		for range excluded {
 			find.Exclude = append(find.Exclude, peer.ID(id))
 		}

@@ -25,7 +25,7 @@ const (
 // An error means that ctx ended.
 func (d *Discovery) Providers(ctx context.Context, key Key) ([]Provider, error) {
 	began := time.Now()
-	found, err := d.search(ctx, &wire.Find{Key: key, Providers: true})
+	found, err := d.search(ctx, &wire.Find{Key: key})
 	if err != nil {
 		return nil, fmt.Errorf("find providers of %s: %w", key, err)
 	}
@@ -35,26 +35,6 @@ func (d *Discovery) Providers(ctx context.Context, key Key) ([]Provider, error) 
 	}
 	d.metrics.lookups.WithLabelValues(result).Observe(time.Since(began).Seconds())
 	return found, nil
-}
-
-// Closest gives the n live members closest to a key, this member included, the closest first. It gives at most 20.
-func (d *Discovery) Closest(ctx context.Context, key Key, n int) ([]Member, error) {
-	n = min(max(n, 1), wire.MaxClosest)
-	if _, err := d.search(ctx, &wire.Find{Key: key, Closest: n}); err != nil {
-		return nil, fmt.Errorf("find the closest members to %s: %w", key, err)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.table.Closest(key.Place(), n), nil
-}
-
-// Tracker gives the live member closest to a key; it may be this one.
-func (d *Discovery) Tracker(ctx context.Context, key Key) (Member, error) {
-	closest, err := d.Closest(ctx, key, 1)
-	if err != nil {
-		return Member{}, err
-	}
-	return closest[0], nil
 }
 
 // search asks for a key until somebody names a provider or the closest member has answered.
@@ -110,11 +90,7 @@ func (d *Discovery) askAll(
 			d.failed(ctx, id, false, "find", errs[i])
 			continue
 		}
-		closer := s.Answered(id, answers[i].Fresh, answers[i].Members)
-		if find.Closest > 0 {
-			closer = answers[i].Members
-		}
-		d.learn(id, closer)
+		d.learn(id, s.Answered(id, answers[i].Fresh, answers[i].Members))
 		found = append(found, answers[i].Providers...)
 	}
 	return d.worthATry(found)
@@ -147,10 +123,8 @@ func (d *Discovery) ask(ctx context.Context, id peer.ID, find *wire.Find) (wire.
 		resp := d.find(self.ID, find)
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if find.Providers {
-			// Asked by itself, a member knows its own zone.
-			resp.Providers = d.providers(d.cfg.Now(), find.Key, self.Zone, append(slices.Clone(find.Exclude), self.ID))
-		}
+		// Asked by itself, a member knows its own zone.
+		resp.Providers = d.providers(d.cfg.Now(), find.Key, self.Zone, append(slices.Clone(find.Exclude), self.ID))
 		return resp, nil
 	case !known:
 		return wire.Response{}, fmt.Errorf("member %s went away", id)

@@ -146,26 +146,20 @@ func (d *Discovery) store(from peer.ID, s *wire.Store) wire.Response {
 	return resp
 }
 
-// find answers who holds a key, and who is closest to it.
+// find answers who holds a key, and who is closer to it.
 func (d *Discovery) find(from peer.ID, f *wire.Find) wire.Response {
 	now := d.cfg.Now()
 	exclude := append(slices.Clone(f.Exclude), from)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	resp := wire.Response{Fresh: d.table.Fresh(now)}
 	for _, id := range f.Exclude {
 		d.table.Doubt(id, now)
 	}
-	if f.Providers {
-		asker, _ := d.table.Get(from)
-		resp.Providers = d.providers(now, f.Key, asker.Zone, exclude)
+	asker, _ := d.table.Get(from)
+	return wire.Response{
+		Fresh: d.table.Fresh(now), Providers: d.providers(now, f.Key, asker.Zone, exclude),
+		Members: d.table.Closer(f.Key.Place(), redirects, exclude),
 	}
-	if f.Closest > 0 {
-		resp.Members = d.table.ClosestLive(f.Key.Place(), f.Closest, exclude)
-	} else {
-		resp.Members = d.table.Closer(f.Key.Place(), redirects, exclude)
-	}
-	return resp
 }
 
 // providers gives who holds a key by the records kept here, a random choice with those of the zone first: three in

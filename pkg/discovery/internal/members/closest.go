@@ -39,14 +39,6 @@ func (t *Table) Closer(place wire.Place, n int, exclude []peer.ID) []wire.Member
 	return membersOf(found)
 }
 
-// ClosestLive gives up to n members closest to a place that are known to be alive, this one included, without those
-// excluded.
-func (t *Table) ClosestLive(place wire.Place, n int, exclude []peer.ID) []wire.Member {
-	return membersOf(t.closest(&place, n, func(e *entry) bool {
-		return e.status == live && !slices.Contains(exclude, e.member.ID)
-	}))
-}
-
 // Greeting names the members that a newcomer should know: those closest to it, and some at random.
 func (t *Table) Greeting(to peer.ID) []wire.Member {
 	place := wire.PlaceOf(to)
@@ -82,15 +74,6 @@ func (t *Table) Get(id peer.ID) (wire.Member, bool) {
 		return e.member, true
 	}
 	return wire.Member{}, false
-}
-
-// Lookup gives what is known of a member, suspects included.
-func (t *Table) Lookup(id peer.ID) (wire.Member, bool) {
-	e, ok := t.entries[id]
-	if !ok {
-		return wire.Member{}, false
-	}
-	return e.member, true
 }
 
 // Dead says that a member is known and held for dead.

@@ -152,7 +152,7 @@ func decodeTag(b []byte) (e Entry, err error) {
 
 func (f *Find) decode(b []byte) error {
 	seen := false
-	err := fields(b, func(num protowire.Number, body []byte, v uint64) error {
+	err := fields(b, func(num protowire.Number, body []byte, _ uint64) error {
 		switch num {
 		case findKey:
 			if len(body) != len(f.Key) {
@@ -160,13 +160,6 @@ func (f *Find) decode(b []byte) error {
 			}
 			seen = true
 			copy(f.Key[:], body)
-		case findProviders:
-			f.Providers = v != 0
-		case findClosest:
-			if v > MaxClosest {
-				return Refuse(ReasonCount, "%d closest members asked for", v)
-			}
-			f.Closest = int(v)
 		case findExclude:
 			if len(body) == 0 || len(body) > maxID {
 				return Refuse(ReasonIdentity, "excluded identity of %d bytes", len(body))

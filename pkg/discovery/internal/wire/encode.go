@@ -28,8 +28,7 @@ const (
 	tagConfirmed = 3 // Nanoseconds since 1970.
 
 	findKey       = 1
-	findProviders = 2
-	findClosest   = 3
+	findProviders = 2 // Always true. Earlier versions name nobody where it is not.
 	findExclude   = 4
 
 	goodbyeEpoch = 1
@@ -87,8 +86,7 @@ func (s *Store) encode() []byte {
 
 func (f *Find) encode() []byte {
 	b := appendBytes(nil, findKey, f.Key[:])
-	b = appendVarint(b, findProviders, protowire.EncodeBool(f.Providers))
-	b = appendVarint(b, findClosest, uint64(f.Closest))
+	b = appendVarint(b, findProviders, protowire.EncodeBool(true))
 	for _, id := range f.Exclude {
 		b = appendBytes(b, findExclude, []byte(id))
 	}

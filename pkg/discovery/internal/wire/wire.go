@@ -26,8 +26,6 @@ const (
 	MaxMembers = 64
 	// MaxProviders is how many providers one answer may carry.
 	MaxProviders = 32
-	// MaxClosest is how many of the closest members may be asked for at once.
-	MaxClosest = 20
 	// MaxExclude is how many members a request may exclude.
 	MaxExclude = 16
 
@@ -93,13 +91,9 @@ type Store struct {
 	Remove []Key
 }
 
-// Find asks who holds something, or which members are closest to it.
+// Find asks who holds something.
 type Find struct {
 	Key Key
-	// Providers asks for those who hold it.
-	Providers bool
-	// Closest asks for that many of the closest members, the callee included.
-	Closest int
 	// Exclude names members that the caller found dead; it does not want to hear of them.
 	Exclude []peer.ID
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,11 +38,16 @@ func requests() []Request {
 			Self: member(), Add: []Entry{tag, {Key: KeyOf("a", "1")}, {Key: KeyOf("a", "2")}}, Remove: []Key{{1}, {2}},
 		}},
 		{Store: &Store{Self: Member{ID: "bare"}}},
-		{Find: &Find{Key: KeyOf("a", "1"), Providers: true, Closest: 3, Exclude: []peer.ID{"dead", "deader"}}},
+		{Find: &Find{Key: KeyOf("a", "1"), Exclude: []peer.ID{"dead", "deader"}}},
 		{Find: &Find{}},
 		{Goodbye: &Goodbye{Epoch: 4}},
 		{Goodbye: &Goodbye{}},
 	}
+}
+
+// find excludes that many members.
+func find(excluded int) Request {
+	return Request{Find: &Find{Exclude: slices.Repeat([]peer.ID{"dead"}, excluded)}}
 }
 
 func responses() []Response {
@@ -93,21 +99,21 @@ func TestMalformed(t *testing.T) {
 		return Request{Hello: &Hello{Self: m}}.Encode()
 	}
 	for name, body := range map[string][]byte{
-		"empty":           nil,
-		"two requests":    append(requests()[0].Encode(), requests()[3].Encode()...),
-		"truncated":       requests()[1].Encode()[:40],
-		"too many keys":   Request{Store: many}.Encode(),
-		"no identity":     with(func(m *Member) { m.ID = "" }),
-		"long identity":   with(func(m *Member) { m.ID = peer.ID(strings.Repeat("x", maxID+1)) }),
-		"too many addrs":  with(func(m *Member) { m.PeerAPI = strings.Split(strings.Repeat("h:1 ", maxAddrs)+"h:1", " ") }),
-		"API no port":     with(func(m *Member) { m.PeerAPI = []string{"host"} }),
-		"API port 0":      with(func(m *Member) { m.PeerAPI = []string{"host:0"} }),
-		"any address":     with(func(m *Member) { m.Addrs = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:1")} }),
-		"long zone":       with(func(m *Member) { m.Zone = strings.Repeat("z", maxZone+1) }),
-		"tag, no digest":  appendMessage(nil, reqStore, append(badTag, (&Store{Self: member()}).encode()...)),
-		"keys cut off":    appendMessage(nil, reqStore, appendMessage(nil, storeKeys, make([]byte, 33))),
-		"find no key":     appendMessage(nil, reqFind, nil),
-		"too many wanted": Request{Find: &Find{Closest: MaxClosest + 1}}.Encode(),
+		"empty":          nil,
+		"two requests":   append(requests()[0].Encode(), requests()[3].Encode()...),
+		"truncated":      requests()[1].Encode()[:40],
+		"too many keys":  Request{Store: many}.Encode(),
+		"no identity":    with(func(m *Member) { m.ID = "" }),
+		"long identity":  with(func(m *Member) { m.ID = peer.ID(strings.Repeat("x", maxID+1)) }),
+		"too many addrs": with(func(m *Member) { m.PeerAPI = strings.Split(strings.Repeat("h:1 ", maxAddrs)+"h:1", " ") }),
+		"API no port":    with(func(m *Member) { m.PeerAPI = []string{"host"} }),
+		"API port 0":     with(func(m *Member) { m.PeerAPI = []string{"host:0"} }),
+		"any address":    with(func(m *Member) { m.Addrs = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:1")} }),
+		"long zone":      with(func(m *Member) { m.Zone = strings.Repeat("z", maxZone+1) }),
+		"tag, no digest": appendMessage(nil, reqStore, append(badTag, (&Store{Self: member()}).encode()...)),
+		"keys cut off":   appendMessage(nil, reqStore, appendMessage(nil, storeKeys, make([]byte, 33))),
+		"find no key":    appendMessage(nil, reqFind, nil),
+		"too many dead":  find(MaxExclude + 1).Encode(),
 	} {
 		if _, err := DecodeRequest(body, now); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: error is %v", name, err)
@@ -163,9 +169,8 @@ func TestReasons(t *testing.T) {
 		{"said later", said(now.Add(time.Hour + 1)), ReasonAge},
 		{"said in 1970", said(time.Unix(0, 1)), ""},
 		{"said before", said(time.Unix(0, -1)), ReasonAge},
-		{"most asked for", Request{Find: &Find{Closest: MaxClosest}}, ""},
-		{"more asked for", Request{Find: &Find{Closest: MaxClosest + 1}}, ReasonCount},
-		{"less than none asked for", Request{Find: &Find{Closest: -1}}, ReasonCount},
+		{"most excluded", find(MaxExclude), ""},
+		{"more excluded", find(MaxExclude + 1), ReasonCount},
 	} {
 		got, err := DecodeRequest(test.req.Encode(), now)
 		reason, refused := ReasonOf(err)
