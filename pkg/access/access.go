@@ -36,10 +36,8 @@ const (
 	maxRepositories = 1 << 13
 	maxClients      = 1 << 14
 	maxRegistries   = 1 << 10
-	// coolDown is how long a registry that could not be reached is not asked whether somebody may read, and recently how
-	// long one that answered is expected to answer soon.
+	// coolDown is how long a registry that could not be reached is not asked whether somebody may read.
 	coolDown = 30 * time.Second
-	recently = time.Minute
 	// sure is how long one that answered is taken to be there still.
 	sure = 5 * time.Second
 )
@@ -223,14 +221,13 @@ func (b *Book) stand(repo reference.Repository, s standing) {
 	}
 }
 
-// Askable tells whether a registry is worth asking: it was not found unreachable a moment ago. expected says that it
-// has answered lately, and so will soon.
-func (b *Book) Askable(registry string) (ok, expected bool) {
+// Askable tells whether a registry is worth asking: it was not found unreachable a moment ago.
+func (b *Book) Askable(registry string) bool {
 	now := b.cfg.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c, _ := b.contacts.peek(registry)
-	return c.since.IsZero() || now.Sub(c.missed) >= coolDown, c.since.IsZero() && now.Sub(c.reached) < recently
+	return c.since.IsZero() || now.Sub(c.missed) >= coolDown
 }
 
 // Doubts tells whether a refusal from memory is to be confirmed before somebody without credentials hears it: where

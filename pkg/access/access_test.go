@@ -173,23 +173,25 @@ func TestOffline(t *testing.T) {
 
 func TestAskable(t *testing.T) {
 	b, clock := newBook(t, nil)
-	check := func(ok, expected bool) {
+	check := func(want bool) {
 		t.Helper()
-		if gotOK, got := b.Askable("r"); gotOK != ok || got != expected {
-			t.Errorf("askable %v, expected to answer %v", gotOK, got)
+		if got := b.Askable("r"); got != want {
+			t.Errorf("askable %v", got)
 		}
 	}
-	check(true, false)
+	check(true)
 	reached(b, "r")
-	check(true, true)
+	check(true)
 	missed(b, "r")
-	check(false, false)
-	clock.later(coolDown)
-	check(true, false)
+	check(false)
+	clock.later(coolDown - 1)
+	check(false)
+	clock.later(1)
+	check(true)
+	missed(b, "r")
+	check(false)
 	accept(b, reference.Repository{Registry: "r", Path: "x"}, alice)
-	check(true, true)
-	clock.later(recently)
-	check(true, false)
+	check(true)
 }
 
 func TestDoubts(t *testing.T) {

@@ -274,7 +274,7 @@ func (m *Mirror) inquire(ctx context.Context, ref reference.Reference, k kind, o
 	if err := m.asksUpstream(ref.Repository); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDown, err)
 	}
-	if askable, _ := m.cfg.Access.Askable(ref.Registry); !askable {
+	if !m.cfg.Access.Askable(ref.Registry) {
 		return nil, fmt.Errorf("%s: %w", ref.Registry, errDown)
 	}
 	if !asClient {
