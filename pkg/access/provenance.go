@@ -85,24 +85,14 @@ func crowdedMost(places []place) int {
 	return most
 }
 
-// Claim notes that the runtime has some content in a repository's name, for content that nobody saw come.
-func (b *Book) Claim(repo reference.Repository, content ...digest.Digest) {
-	at := unique.Make(repo)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, dgst := range content {
-		b.claim(at, dgst)
-	}
-}
-
 // Label is what the runtime's label says of some content: a registry's host, without its port, and a repository there.
 type Label struct {
 	Host, Path string
 	Digest     digest.Digest
 }
 
-// ClaimAll is Claim and ClaimLabelled for all that the runtime says, at once: who asks meanwhile must not find one
-// claim without those that restrict it.
+// ClaimAll notes in which repositories' names the runtime has content that nobody saw come, all that it says at once:
+// a client that asks meanwhile must not find one claim without those that restrict it.
 func (b *Book) ClaimAll(claims map[reference.Repository][]digest.Digest, labels []Label) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -116,15 +106,8 @@ func (b *Book) ClaimAll(claims map[reference.Repository][]digest.Digest, labels 
 	}
 }
 
-// ClaimLabelled is Claim for what the runtime's label says, which has a registry's host without its port. One that a
-// repository with that path at some port of the host explains says nothing new.
-func (b *Book) ClaimLabelled(host, path string, dgst digest.Digest) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.claimLabelled(Label{host, path, dgst})
-}
-
-// claimLabelled is ClaimLabelled. Called with mu held.
+// claimLabelled notes what a label says. One that a repository with that path at some port of the host explains says
+// nothing new. Called with mu held.
 func (b *Book) claimLabelled(l Label) {
 	host, path, dgst := l.Host, l.Path, l.Digest
 	repo, err := reference.NewRepository(host, path)

@@ -11,6 +11,11 @@ import (
 
 var evil = reference.Repository{Registry: "evil.example.net", Path: "app"}
 
+// claim notes that the runtime has some content in a repository's name.
+func claim(b *Book, repo reference.Repository, dgst digest.Digest) {
+	b.ClaimAll(map[reference.Repository][]digest.Digest{repo: {dgst}}, nil)
+}
+
 // TestClaims says whose content is that the runtime has in somebody's name.
 func TestClaims(t *testing.T) {
 	layer := digest.FromString("layer")
@@ -28,52 +33,52 @@ func TestClaims(t *testing.T) {
 		asleep bool // What is given while no registry can be asked.
 	}{
 		{"nobody's", Auto, func(*Book) {}, private, false, false},
-		{"the only claim", Auto, func(b *Book) { b.Claim(private, layer) }, private, true, true},
-		{"the only claim, verify", Verify, func(b *Book) { b.Claim(private, layer) }, private, false, false},
-		{"no claim of its own", Auto, func(b *Book) { b.Claim(public, layer); open(b, public) }, private, false, false},
+		{"the only claim", Auto, func(b *Book) { claim(b, private, layer) }, private, true, true},
+		{"the only claim, verify", Verify, func(b *Book) { claim(b, private, layer) }, private, false, false},
+		{"no claim of its own", Auto, func(b *Book) { claim(b, public, layer); open(b, public) }, private, false, false},
 		{"somebody's manifest names what came from elsewhere", Auto, func(b *Book) {
 			b.Saw(private, layer)
-			b.Claim(evil, layer)
+			claim(b, evil, layer)
 			open(b, evil)
 		}, evil, false, false},
 		{"somebody's manifest names what nobody saw come", Auto, func(b *Book) {
-			b.Claim(private, layer)
-			b.Claim(evil, layer)
+			claim(b, private, layer)
+			claim(b, evil, layer)
 			open(b, evil)
 			refuse(b, private, nobody, realm)
 		}, evil, false, false},
 		{"the restricted one, of which the other is open", Auto, func(b *Book) {
-			b.Claim(private, layer)
-			b.Claim(evil, layer)
+			claim(b, private, layer)
+			claim(b, evil, layer)
 			open(b, evil)
 		}, private, true, true},
-		{"two of which nothing is known", Auto, func(b *Book) { b.Claim(private, layer); b.Claim(other, layer) }, other, false, true},
-		{"one whose registry is somebody else's", Auto, func(b *Book) { b.Claim(private, layer); b.Claim(evil, layer) }, evil, false, false},
+		{"two of which nothing is known", Auto, func(b *Book) { claim(b, private, layer); claim(b, other, layer) }, other, false, true},
+		{"one whose registry is somebody else's", Auto, func(b *Book) { claim(b, private, layer); claim(b, evil, layer) }, evil, false, false},
 		{"both registries are down", Auto, func(b *Book) {
-			b.Claim(private, layer)
-			b.Claim(evil, layer)
+			claim(b, private, layer)
+			claim(b, evil, layer)
 			missed(b, private.Registry)
 		}, evil, false, true},
-		{"two open ones", Auto, func(b *Book) { b.Claim(public, layer); b.Claim(evil, layer); open(b, public, evil) }, public, true, true},
+		{"two open ones", Auto, func(b *Book) { claim(b, public, layer); claim(b, evil, layer); open(b, public, evil) }, public, true, true},
 		{"a label says more", Auto, func(b *Book) {
-			b.Claim(evil, layer)
-			b.ClaimLabelled(private.Registry, private.Path, layer)
+			claim(b, evil, layer)
+			b.ClaimAll(nil, []Label{{private.Registry, private.Path, layer}})
 			open(b, evil)
 			refuse(b, private, nobody, realm)
 		}, evil, false, false},
 		{"a label says the same", Auto, func(b *Book) {
 			ported := reference.Repository{Registry: private.Registry + ":5000", Path: private.Path}
-			b.Claim(ported, layer)
-			b.ClaimLabelled(private.Registry, private.Path, layer)
+			claim(b, ported, layer)
+			b.ClaimAll(nil, []Label{{private.Registry, private.Path, layer}})
 		}, reference.Repository{Registry: private.Registry + ":5000", Path: private.Path}, true, true},
 		{"more claims than are kept", Auto, func(b *Book) {
 			for i := range maxPlaces + 1 {
 				repo := reference.Repository{Registry: "r", Path: fmt.Sprint(i)}
-				b.Claim(repo, layer)
+				claim(b, repo, layer)
 				open(b, repo)
 			}
 		}, reference.Repository{Registry: "r", Path: "0"}, false, false},
-		{"own, beside a restricted one", Own, func(b *Book) { b.Claim(private, layer); b.Claim(other, layer) }, other, true, true},
+		{"own, beside a restricted one", Own, func(b *Book) { claim(b, private, layer); claim(b, other, layer) }, other, true, true},
 		{"own, but not from there", Own, func(*Book) {}, other, false, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
