@@ -75,17 +75,6 @@ func (p Pieces) Has(piece int) bool {
 // Count is how many are in.
 func (p Pieces) Count() int { return p.count }
 
-// Full tells whether the first n pieces, all that the blob has, are in.
-func (p Pieces) Full(n int) bool {
-	for i := range n / 64 {
-		if i >= len(p.words) || p.words[i] != ^uint64(0) {
-			return false
-		}
-	}
-	rest := uint64(1)<<(n%64) - 1
-	return rest == 0 || p.word(n/64)&rest == rest
-}
-
 // Clone gives a copy that shares nothing.
 func (p Pieces) Clone() Pieces { return Pieces{words: slices.Clone(p.words), count: p.count} }
 

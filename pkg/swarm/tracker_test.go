@@ -34,7 +34,7 @@ func TestTrackerAgainstModel(t *testing.T) {
 				haves[i].Add(r.IntN(layout.Pieces()))
 			}
 			a := Announce{Member: ID(fmt.Sprint("m", i)), Zone: fmt.Sprint("z", i%3), Size: size, Have: haves[i].Clone(),
-				Complete: haves[i].Full(layout.Pieces()) && r.IntN(4) == 0, Upstream: Upstream(max(0, r.IntN(9)-4)),
+				Complete: haves[i].Count() == layout.Pieces() && r.IntN(4) == 0, Upstream: Upstream(max(0, r.IntN(9)-4)),
 				Stalled: r.IntN(9) == 0, Waiting: r.IntN(5) == 0, Leaving: r.IntN(50) == 0, Sequential: r.IntN(2000) == 0}
 			if r.IntN(9) == 0 {
 				a.Size = -1

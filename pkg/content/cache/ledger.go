@@ -30,8 +30,8 @@ type tagEntry struct {
 // ledger knows what is held, what came of blobs on their way, and what of all that the index does not know yet. It does
 // no I/O, has no clock and is not safe for concurrent use.
 //
-// Always: what eviction.Policy says of blobs, spool.Used() <= limits.spool and len(tags) <= limits.tags (once trim was
-// called after a start).
+// Always: what eviction.Policy says of blobs, no more than limits.spool of the spool is used, and len(tags) <=
+// limits.tags (once trim was called after a start).
 type ledger struct {
 	limits limits
 

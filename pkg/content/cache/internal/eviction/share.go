@@ -78,9 +78,6 @@ func NewBudget(limit int64) *Budget {
 	return &Budget{limit: limit, all: make(map[content.Owner]*spent)}
 }
 
-// Used gives how many bytes are taken.
-func (b *Budget) Used() int64 { return b.used }
-
 // Claim is what one blob on its way has of a Budget.
 type Claim struct {
 	budget *Budget

@@ -154,23 +154,23 @@ func TestMost(t *testing.T) {
 	var claims []*Claim
 	for i := range 8 {
 		owner := content.Owner(fmt.Sprint(i))
-		c := b.Claim(owner, most(1000, b.Used()))
+		c := b.Claim(owner, most(1000, b.used))
 		if c == nil || !c.Take(c.size) || c.Take(1) || b.Claim(owner, 1) != nil {
-			t.Fatalf("owner %d, with %d used: %+v", i, b.Used(), c)
+			t.Fatalf("owner %d, with %d used: %+v", i, b.used, c)
 		}
 		claims = append(claims, c)
 	}
-	if b.Used() > 1000 || b.Claim("late", 2000) != nil || b.Claim("late", 1<<62) != nil {
-		t.Errorf("%d of 1000 are used", b.Used())
+	if b.used > 1000 || b.Claim("late", 2000) != nil || b.Claim("late", 1<<62) != nil {
+		t.Errorf("%d of 1000 are used", b.used)
 	}
 	for _, c := range claims {
 		c.End()
 	}
-	if b.Used() != 0 || len(b.all) != 0 {
-		t.Errorf("%d bytes of %d owners are left", b.Used(), len(b.all))
+	if b.used != 0 || len(b.all) != 0 {
+		t.Errorf("%d bytes of %d owners are left", b.used, len(b.all))
 	}
 	// Words keep nobody out, and take nothing.
-	if b.Claim("loud", 750) == nil || b.Claim("loud", 1) != nil || b.Claim("quiet", 750) == nil || b.Used() != 0 {
+	if b.Claim("loud", 750) == nil || b.Claim("loud", 1) != nil || b.Claim("quiet", 750) == nil || b.used != 0 {
 		t.Error("what is announced is counted for others, or not for who announces")
 	}
 }
