@@ -175,17 +175,14 @@ func New(cfg Config) *Group {
 	return g
 }
 
-// Join boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
+// JoinApart boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
 // flight can read from, each for when those before it have failed. The hint is what the caller has heard of the blob's
-// size. Join returns when a source has said the size, and at the latest when ctx ends. The caller closes the reader.
-// ErrHeld means to look into the store again.
-func (g *Group) Join(ctx context.Context, dgst digest.Digest, hint SizeHint, sources ...Source) (*Reader, error) {
-	return g.JoinApart(ctx, "", "", dgst, hint, sources...)
-}
-
-// JoinApart is Join for those who may not share what just anybody's sources give: a flight has readers and sources of
-// one scope alone, because whoever boards it reads what all of its sources give. The empty scope is Join's. If it
-// starts the flight, the room that this takes is the owner's; Join's is nobody's in particular.
+// size. JoinApart returns when a source has said the size, and at the latest when ctx ends. The caller closes the
+// reader. ErrHeld means to look into the store again.
+//
+// A flight has readers and sources of one scope alone, because a reader that boards it reads what all of its sources
+// give. The empty scope is of all that anybody may read. If the call starts the flight, the room that this takes is the
+// owner's, or nobody's in particular if that is empty.
 func (g *Group) JoinApart(
 	ctx context.Context, scope string, owner content.Owner, dgst digest.Digest, hint SizeHint, sources ...Source,
 ) (*Reader, error) {

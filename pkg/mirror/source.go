@@ -71,12 +71,8 @@ func (s *upstreamSource) String() string {
 	return fmt.Sprintf("upstream %s for %v", s.ref.Repository, s.origin.Credentials)
 }
 
-// Source gives the members that hold a blob as one source of a flight: it asks the next one whenever one fails, at
+// source gives the members that hold a blob as one source of a flight: it asks the next one whenever one fails, at
 // the byte where that one stopped.
-func (m *Members) Source(ref reference.Reference, grant access.Grant) flight.Source {
-	return m.source(ref, grant, nil)
-}
-
 func (m *Members) source(ref reference.Reference, grant access.Grant, saw func(reference.Reference, digest.Digest)) *membersSource {
 	return &membersSource{
 		members: m, ref: ref, grant: grant, client: m.client.For(grant.Claim()), saw: saw,

@@ -131,7 +131,7 @@ func group(t *testing.T, x *Sessions) *flight.Group {
 
 func pull(t *testing.T, g *flight.Group, dgst digest.Digest, src flight.Source) error {
 	t.Helper()
-	r, err := g.Join(t.Context(), dgst, flight.SizeHint{}, src)
+	r, err := g.JoinApart(t.Context(), "", "", dgst, flight.SizeHint{}, src)
 	if err != nil {
 		return err
 	}
