@@ -6,7 +6,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 )
 
 // awaitEvery is the time between two looks at what is waited for.
@@ -14,11 +13,11 @@ const awaitEvery = time.Second
 
 // AwaitDaemonSet waits until a DaemonSet's pods are ready on all nodes. The error of a wait that ctx ended says how
 // many lack.
-func AwaitDaemonSet(ctx context.Context, client kubernetes.Interface, namespace, name string) error {
+func AwaitDaemonSet(ctx context.Context, client Client, namespace, name string) error {
 	state := "the API has not answered"
 	for {
 		request, cancel := context.WithTimeout(ctx, requestTimeout)
-		d, err := client.AppsV1().DaemonSets(namespace).Get(request, name, metav1.GetOptions{})
+		d, err := client.DaemonSets(namespace).Get(request, name, metav1.GetOptions{})
 		cancel()
 		if err == nil {
 			s := d.Status

@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 )
 
 const (
@@ -41,7 +40,7 @@ type Condition struct {
 
 // EventsConfig says what to tell of which node.
 type EventsConfig struct {
-	Client kubernetes.Interface
+	Client Client
 	Node   string
 	// Conditions gives what is so now.
 	Conditions func(context.Context) []Condition
@@ -96,8 +95,7 @@ func TellEvents(ctx context.Context, cfg EventsConfig) {
 func (cfg *EventsConfig) tell(ctx context.Context, c Condition, before *corev1.Event) (*corev1.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	// Events about what has no namespace are in this one.
-	events := cfg.Client.CoreV1().Events(metav1.NamespaceDefault)
+	events := cfg.Client.Events
 	now := metav1.Now()
 	if before != nil {
 		patch, err := json.Marshal(map[string]any{"count": before.Count + 1, "lastTimestamp": now})

@@ -11,8 +11,8 @@ import (
 	"github.com/kioo-dev/kioo/pkg/discovery"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	informers "k8s.io/client-go/informers/discovery/v1"
-	"k8s.io/client-go/kubernetes"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -24,7 +24,7 @@ var errNotListed = errors.New("the Kubernetes API has not listed the members yet
 
 // MembersConfig says whose members.
 type MembersConfig struct {
-	Client kubernetes.Interface
+	Client Client
 	// Namespace and Service name the headless service of all members. Required.
 	Namespace, Service string
 	// Departed, if set, hears the address of each member that went away: its pod is gone, about to go, or no longer
@@ -49,8 +49,7 @@ var _ discovery.Bootstrapper = (*Members)(nil)
 func NewMembers(cfg MembersConfig) (*Members, error) {
 	m := &Members{cfg: cfg, slices: map[string]map[netip.AddrPort]bool{}}
 	// Without a resync period, nothing is asked again that a watch has told.
-	m.informer = informers.NewFilteredEndpointSliceInformer(cfg.Client, cfg.Namespace, 0, cache.Indexers{},
-		func(o *metav1.ListOptions) { o.LabelSelector = discoveryv1.LabelServiceName + "=" + cfg.Service })
+	m.informer = cache.NewSharedIndexInformer(m.listWatch(cfg.Client.EndpointSlices(cfg.Namespace)), &discoveryv1.EndpointSlice{}, 0, cache.Indexers{})
 	err := m.informer.SetTransform(slim)
 	if err == nil {
 		_, err = m.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -60,6 +59,21 @@ func NewMembers(cfg MembersConfig) (*Members, error) {
 		})
 	}
 	return m, err
+}
+
+// listWatch lists and follows the slices of the service.
+func (m *Members) listWatch(api EndpointSlices) cache.ListerWatcher {
+	ours := discoveryv1.LabelServiceName + "=" + m.cfg.Service
+	return cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.LabelSelector = ours
+			return api.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.LabelSelector = ours
+			return api.Watch(ctx, o)
+		},
+	}, api)
 }
 
 // slim drops what is of no use here before it is kept.

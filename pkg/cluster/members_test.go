@@ -80,7 +80,7 @@ func TestMembers(t *testing.T) {
 		slice("metrics", "kioo", "metrics", endpoint{"10.8.8.8", true, false}),
 	)
 	var left gone
-	m, err := NewMembers(MembersConfig{Client: client, Namespace: "ns", Service: "kioo", Departed: left.add, Log: logr.Discard()})
+	m, err := NewMembers(MembersConfig{Client: of(client), Namespace: "ns", Service: "kioo", Departed: left.add, Log: logr.Discard()})
 	if err != nil {
 		t.Fatal(err)
 	}

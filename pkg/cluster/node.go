@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 )
 
 const (
@@ -26,11 +25,11 @@ const (
 
 // Zone gives where a node is, by its labels: its zone, or its region if it has no zone. Kubernetes wants the names of
 // zones to be unique over all regions. It is empty if the node has neither.
-func Zone(ctx context.Context, client kubernetes.Interface, node string) (string, error) {
+func Zone(ctx context.Context, client Client, node string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	// Version 0 is answered from the API server's cache.
-	n, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{ResourceVersion: "0"})
+	n, err := client.Nodes.Get(ctx, node, metav1.GetOptions{ResourceVersion: "0"})
 	if err != nil {
 		return "", fmt.Errorf("read node %s: %w", node, err)
 	}
@@ -42,7 +41,7 @@ func Zone(ctx context.Context, client kubernetes.Interface, node string) (string
 
 // TaintConfig says what to take off which node, and when.
 type TaintConfig struct {
-	Client kubernetes.Interface
+	Client Client
 	Node   string
 	// Key is the taint's. Whatever effects and values it has, it goes.
 	Key string
@@ -98,7 +97,7 @@ func (cfg *TaintConfig) remove(ctx context.Context) (removed bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	if _, err := cfg.Client.CoreV1().Nodes().Patch(ctx, cfg.Node, types.JSONPatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := cfg.Client.Nodes.Patch(ctx, cfg.Node, types.JSONPatchType, patch, metav1.PatchOptions{}); err != nil {
 		return false, fmt.Errorf("patch node %s: %w", cfg.Node, err)
 	}
 	return true, nil
@@ -108,7 +107,7 @@ func (cfg *TaintConfig) remove(ctx context.Context) (removed bool, err error) {
 func (cfg *TaintConfig) look(ctx context.Context, version string) (*corev1.Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	n, err := cfg.Client.CoreV1().Nodes().Get(ctx, cfg.Node, metav1.GetOptions{ResourceVersion: version})
+	n, err := cfg.Client.Nodes.Get(ctx, cfg.Node, metav1.GetOptions{ResourceVersion: version})
 	if err != nil {
 		return nil, fmt.Errorf("read node %s: %w", cfg.Node, err)
 	}

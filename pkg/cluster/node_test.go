@@ -40,11 +40,11 @@ func TestZone(t *testing.T) {
 		"neither": {nil, ""},
 	}
 	for name, tt := range tests {
-		if got, err := Zone(t.Context(), fake.NewClientset(node(tt.labels)), "n1"); err != nil || got != tt.want {
+		if got, err := Zone(t.Context(), of(fake.NewClientset(node(tt.labels))), "n1"); err != nil || got != tt.want {
 			t.Errorf("%s: Zone() = %q, %v, want %q", name, got, err, tt.want)
 		}
 	}
-	if _, err := Zone(t.Context(), fake.NewClientset(), "n1"); !apierrors.IsNotFound(err) {
+	if _, err := Zone(t.Context(), of(fake.NewClientset()), "n1"); !apierrors.IsNotFound(err) {
 		t.Errorf("of a node that is not there: %v", err)
 	}
 }
@@ -81,7 +81,7 @@ func TestRemoveTaint(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var run sync.WaitGroup
 		run.Go(func() {
-			RemoveTaint(ctx, TaintConfig{Client: client, Node: "n1", Key: key, Ready: ready, Log: logr.Discard()})
+			RemoveTaint(ctx, TaintConfig{Client: of(client), Node: "n1", Key: key, Ready: ready, Log: logr.Discard()})
 		})
 		time.Sleep(time.Hour)
 		if diff := cmp.Diff(append(ours, other), taints(t, client)); diff != "" {
@@ -112,7 +112,7 @@ func TestTellEvents(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var run sync.WaitGroup
 		run.Go(func() {
-			TellEvents(ctx, EventsConfig{Client: client, Node: "n1", Log: logr.Discard(), Conditions: func(context.Context) []Condition {
+			TellEvents(ctx, EventsConfig{Client: of(client), Node: "n1", Log: logr.Discard(), Conditions: func(context.Context) []Condition {
 				mu.Lock()
 				defer mu.Unlock()
 				return conditions
@@ -157,14 +157,14 @@ func TestAwaitDaemonSet(t *testing.T) {
 		client := fake.NewClientset(set)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := AwaitDaemonSet(ctx, client, "ns", "d"); !errors.Is(err, context.DeadlineExceeded) {
+		if err := AwaitDaemonSet(ctx, of(client), "ns", "d"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a status of the past: %v", err)
 		}
 		set.Status.ObservedGeneration = 1
 		if _, err := client.AppsV1().DaemonSets("ns").Update(t.Context(), set, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := AwaitDaemonSet(t.Context(), client, "ns", "d"); err != nil {
+		if err := AwaitDaemonSet(t.Context(), of(client), "ns", "d"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -189,7 +189,7 @@ func TestAwaitEnds(t *testing.T) {
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), awaitEvery+awaitEvery/2)
 		defer cancel()
-		err := AwaitDaemonSet(late{ctx}, client, "ns", "d")
+		err := AwaitDaemonSet(late{ctx}, of(client), "ns", "d")
 		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 of 3 nodes are done") || looks != 2 {
 			t.Errorf("%d looks: %v", looks, err)
 		}

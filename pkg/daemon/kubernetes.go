@@ -14,7 +14,6 @@ import (
 
 	"github.com/kioo-dev/kioo/pkg/cluster"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
 )
 
 const (
@@ -28,7 +27,7 @@ const (
 
 // kube is what a mirror does with the Kubernetes API. Without the API there is none of it.
 type kube struct {
-	client  kubernetes.Interface
+	client  cluster.Client
 	members *cluster.Members // Nil if members are found otherwise.
 }
 
@@ -62,7 +61,7 @@ func (d *Daemon) openKubernetes(version string) (*kube, error) {
 }
 
 // zone asks for the node's zone, and remembers it: it is told to others once, at the start, and never changes.
-func (d *Daemon) zone(client kubernetes.Interface) string {
+func (d *Daemon) zone(client cluster.Client) string {
 	node, file := d.cfg.Kubernetes.NodeName, filepath.Join(d.cfg.DataDir, zoneFile)
 	ctx, cancel := context.WithTimeout(context.Background(), zoneTimeout)
 	defer cancel()

@@ -12,6 +12,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/hosts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 )
 
@@ -20,18 +21,21 @@ func TestZoneIsRemembered(t *testing.T) {
 	cfg := config.Default()
 	cfg.DataDir, cfg.Kubernetes.NodeName = filepath.Join(t.TempDir(), "data"), "n1"
 	d := &Daemon{cfg: cfg, log: logr.Discard()}
-	if got := d.zone(fake.NewClientset()); got != "" {
+	knows := func(nodes ...runtime.Object) cluster.Client {
+		return cluster.Client{Nodes: fake.NewClientset(nodes...).CoreV1().Nodes()}
+	}
+	if got := d.zone(knows()); got != "" {
 		t.Errorf("of a node that nobody knows: %q", got)
 	}
 	labels := map[string]string{corev1.LabelTopologyZone: "a"}
-	if got := d.zone(fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: labels}})); got != "a" {
+	if got := d.zone(knows(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: labels}})); got != "a" {
 		t.Errorf("of a node in a zone: %q", got)
 	}
-	if got := d.zone(fake.NewClientset()); got != "a" {
+	if got := d.zone(knows()); got != "a" {
 		t.Errorf("without an answer: %q", got)
 	}
 	cfg.Kubernetes.NodeName = "n2"
-	if got := d.zone(fake.NewClientset()); got != "" {
+	if got := d.zone(knows()); got != "" {
 		t.Errorf("as another node: %q", got)
 	}
 }
