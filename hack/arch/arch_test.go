@@ -31,6 +31,7 @@ var layers = map[string][]string{
 	"cmd/kioo":          {"pkg/cluster", "pkg/config", "pkg/content/cache", "pkg/content/containerd", "pkg/daemon", "pkg/hosts", "pkg/logging", "pkg/peer", "pkg/policy", "pkg/prefetch", "pkg/reference", "pkg/upstream"},
 	"pkg/reference":     {},
 	"pkg/sleep":         {},
+	"pkg/hedge":         {},
 	"pkg/swarm":         {},
 	"pkg/atomicfile":    {},
 	"pkg/httpclient":    {},
@@ -55,7 +56,7 @@ var layers = map[string][]string{
 	"pkg/flight":        {"pkg/content"},
 	"pkg/swarm/object":  {"pkg/discovery", "pkg/sleep", "pkg/swarm", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/swarm/session": {"pkg/access", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/swarm/tracker", "pkg/upstream"},
-	"pkg/peer":          {"pkg/access", "pkg/content", "pkg/door", "pkg/httpclient", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
+	"pkg/peer":          {"pkg/access", "pkg/content", "pkg/door", "pkg/hedge", "pkg/httpclient", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
 	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/swarm/object", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/registry":      {"pkg/access", "pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/peer", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery"},

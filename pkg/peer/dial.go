@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"net"
 	"time"
+
+	"github.com/kioo-dev/kioo/pkg/hedge"
 )
 
 // stagger is how long one address of a member may take to connect before the next one is tried as well (RFC 8305,
@@ -66,50 +68,14 @@ func (d *dialer) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	if len(addrs) == 0 {
 		return d.net.DialContext(ctx, network, addr)
 	}
-	type result struct {
-		conn net.Conn
-		err  error
+	won, err := hedge.Race[net.Conn]{
+		Targets: len(addrs), After: stagger,
+		Ask:     func(ctx context.Context, i int) (net.Conn, error) { return d.net.DialContext(ctx, network, addrs[i]) },
+		Discard: func(conn net.Conn) { conn.Close() }, // Nothing was said on it.
+	}.Run(ctx)
+	if err != nil {
+		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	results := make(chan result)
-	next := time.NewTimer(0)
-	defer next.Stop()
-	var (
-		started, ended int
-		won            net.Conn
-		last           error
-	)
-	for ended < started || won == nil && started < len(addrs) {
-		var due <-chan time.Time
-		if won == nil && started < len(addrs) {
-			due = next.C
-		}
-		select {
-		case <-due:
-			to := addrs[started]
-			started++
-			go func() {
-				conn, err := d.net.DialContext(ctx, network, to)
-				results <- result{conn, err}
-			}()
-			next.Reset(stagger)
-		case r := <-results:
-			ended++
-			switch {
-			case r.err != nil:
-				last = r.err
-				next.Reset(0)
-			case won != nil:
-				r.conn.Close() // Nothing was said on it.
-			default:
-				won = r.conn
-				cancel()
-			}
-		}
-	}
-	if won == nil {
-		return nil, last
-	}
-	return won, nil
+	won.Cancel() // A connection does not live on the context that it was made with.
+	return won.Value, nil
 }
