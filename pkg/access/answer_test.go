@@ -75,7 +75,7 @@ func TestRefusalsAreNotPushedOut(t *testing.T) {
 				}
 			}
 			clock.later(time.Minute)
-			if n := b.repositories.len(); n > maxRepositories {
+			if n := len(b.repositories.entries); n > maxRepositories {
 				t.Errorf("%d repositories are remembered", n)
 			}
 			for _, r := range []reference.Repository{private, other} {

@@ -141,8 +141,6 @@ func (f *fair[K, V]) giveUp() {
 	}
 }
 
-func (f *fair[K, V]) len() int { return len(f.entries) }
-
 // all calls each with every entry, in no order.
 func (f *fair[K, V]) all(each func(K, V)) {
 	for key, at := range f.entries {

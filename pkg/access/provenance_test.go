@@ -125,7 +125,7 @@ func TestProvenanceIsBounded(t *testing.T) {
 	for i := range maxSeen + 10 {
 		b.Saw(evil, digest.Digest(fmt.Sprint(i)))
 	}
-	if n := b.seen.len(); n != maxSeen {
+	if n := len(b.seen.entries); n != maxSeen {
 		t.Errorf("of %d blobs it is known where they are from", n)
 	}
 	if !b.Belongs(private, dgst, false) {
