@@ -13,7 +13,7 @@ COPY cmd cmd
 COPY pkg pkg
 ARG TARGETOS TARGETARCH VERSION=devel
 RUN CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
-    go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /kioo ./cmd/kioo
+    go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=${VERSION}" -o /kioo ./cmd/kioo
 
 FROM scratch
 COPY --from=build /kioo /kioo

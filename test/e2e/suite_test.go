@@ -138,7 +138,7 @@ func (s *suite) start(t *testing.T) {
 func buildImage(ctx context.Context, dir, archive string) error {
 	binary := filepath.Join(dir, "kioo")
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-ldflags=-s -w -X main.version=" + imageTag, "-o", binary, "./cmd/kioo"},
+		{"build", "-trimpath", "-tags=grpcnotrace", "-ldflags=-s -w -X main.version=" + imageTag, "-o", binary, "./cmd/kioo"},
 		{"run", "./hack/image", "-output", archive, "-name", imageName + ":" + imageTag, "linux/" + runtime.GOARCH + "=" + binary},
 	} {
 		cmd := exec.CommandContext(ctx, "go", args...)
