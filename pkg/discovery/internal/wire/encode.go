@@ -28,7 +28,8 @@ const (
 	tagConfirmed = 3 // Nanoseconds since 1970.
 
 	findKey       = 1
-	findProviders = 2 // Always true. Earlier versions name nobody where it is not.
+	findProviders = 2 // Always true: earlier versions name nobody without it.
+	_             = 3 // Earlier versions can ask for so many of the closest members.
 	findExclude   = 4
 
 	goodbyeEpoch = 1

@@ -4,6 +4,10 @@
 // A message travels as four bytes of length, highest first, and a body in the wire format of protocol buffers, which
 // skips fields that it does not know; so later versions may add to it. Every message is bounded in bytes, and each
 // list in it by number, before anything is kept. What a message leads to is for others.
+//
+// The encoding is by hand for that reason. Generated code reads a whole message before anybody counts: 512 KiB of empty
+// members become 48 MB. With a walk before it that counts, and what turns its types into ours and back, it is not
+// shorter, and takes four times as long for a question and twice as long for its answer.
 package wire
 
 import (
