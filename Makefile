@@ -49,7 +49,8 @@ demo: ## Pull one image on five nodes on this machine, and show where it came fr
 
 .PHONY: test
 test: ## Run all tests, with the race detector where there is a C compiler
-	@hack/tools.sh skopeo nginx
+	@hack/needs.sh
+	@hack/tools.sh skopeo nginx ip=iproute2
 	@race=$$(hack/race.sh); all=$$(go list $(PKG)); \
 	rest=$$(grep -vE '$(ALONE)' <<<"$$all" || true); alone=$$(grep -E '$(ALONE)' <<<"$$all" || true); \
 	if [ -n "$$rest" ]; then go test $$race -timeout $(TIMEOUT) $(TESTFLAGS) $$rest; fi; \

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Installs programs that tests and benchmarks run beside Kioo: hack/tools.sh skopeo nginx
+# Installs programs that tests and benchmarks run beside Kioo: hack/tools.sh skopeo nginx ip=iproute2, where a package has
+# another name than its program.
 #
-# What is there already is left alone, silently. What is missing is installed on Debian and its kin by root; elsewhere the
-# tests that need it are skipped, which is an error where CI=true.
+# What is there already is left alone, silently. What is missing is named, and installed on Debian and its kin by root;
+# elsewhere the tests that need it are skipped, which is an error where CI=true. Nothing else of the machine is changed.
 set -euo pipefail
 
 missing=()
 for tool in "$@"; do
 	# nginx lives in /usr/sbin, which is not on every user's path.
-	PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null || missing+=("$tool")
+	PATH="$PATH:/usr/sbin:/sbin" command -v "${tool%=*}" >/dev/null || missing+=("${tool#*=}")
 done
 if [ ${#missing[@]} -eq 0 ]; then
 	exit 0
@@ -45,3 +46,7 @@ if ! { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${m
 	skip "The installation failed"
 fi
 rm -f "$log"
+# Nor at the next boot, if that is what the package's author thinks it is for.
+if [[ " ${missing[*]} " == *" nginx "* ]] && command -v systemctl >/dev/null; then
+	systemctl --quiet disable nginx 2>/dev/null || true
+fi
