@@ -22,10 +22,13 @@ BENCH      ?=
 # How long each fuzz target runs.
 FUZZTIME   ?= 10s
 
-# Pinned, and built by go run when first needed. golangci-lint has more checks, but takes minutes to build.
+# Tools are pinned, and built from the module proxy when first needed, once per user. Tests that
+# run helm read its version here. Renovate reads the comments.
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
-
-HELM_DOCS   := go run github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2
+# renovate: github.com/norwoodj/helm-docs
+HELM_DOCS     ?= $(shell go run ./hack/tool github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2)
+# renovate: helm.sh/helm/v3
+HELM          ?= $(shell go run ./hack/tool helm.sh/helm/v3/cmd/helm@v3.19.4)
 
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # gRPC without its pages for a browser, whose templates make the linker keep every method of every type: 6 MB.
@@ -33,7 +36,7 @@ TAGS    := grpcnotrace
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/kioo for this machine
@@ -74,13 +77,22 @@ attack: ## Run what bad actors try, and once more against Kioos that each lack t
 	@KIOO_ATTACK_CONTROLS=1 go test -count=1 -timeout 30m $(TESTFLAGS) ./hack/attack/...
 
 .PHONY: lint
-lint: ## Check format, vet, staticcheck, go.mod and the house rules
+lint: check-generated ## Check format, vet, staticcheck, go.mod, the house rules, and what is generated
 	@unformatted=$$(gofmt -l cmd hack pkg test); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi
 	@go vet ./...
 	@$(STATICCHECK) ./...
 	@go mod tidy -diff
 	@cd test/e2e && go vet ./... && go mod tidy -diff
 	@go test ./hack/arch
+
+.PHONY: check-generated
+check-generated: ## Check that the chart's README and deploy/ are what make chart writes
+	@copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; mkdir "$$copy/hack"; \
+	cp -r Makefile charts deploy "$$copy"; cp hack/*.sh "$$copy/hack"; \
+	$(MAKE) -C "$$copy" HELM='$(HELM)' HELM_DOCS='$(HELM_DOCS)' chart; \
+	for part in charts deploy; do \
+		diff -ru "$$part" "$$copy/$$part" || { echo "$$part/ is not what comes of the chart; run make chart" >&2; exit 1; }; \
+	done
 
 .PHONY: check
 check: lint test ## What CI runs
@@ -94,11 +106,14 @@ fuzz: ## Run every fuzz target for FUZZTIME
 		done; \
 	done
 
+# The binary of a release for bin/OS-ARCH. The same commit gives the same bytes.
+bin/%/kioo: FORCE
+	@platform=$*; CGO_ENABLED=0 GOOS=$${platform%-*} GOARCH=$${platform#*-} \
+		go build -trimpath -tags '$(TAGS)' -buildvcs=auto -ldflags '$(LDFLAGS)' -o $@ ./cmd/kioo
+FORCE:
+
 .PHONY: image
-image: ## Write the container image for amd64 and arm64 to bin/kioo-image.tar
-	@for arch in amd64 arm64; do \
-		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/linux-$$arch/kioo ./cmd/kioo; \
-	done
+image: bin/linux-amd64/kioo bin/linux-arm64/kioo ## Write the container image for amd64 and arm64 to bin/kioo-image.tar
 	@go run ./hack/image -output bin/kioo-image.tar -name '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' \
 		linux/amd64=bin/linux-amd64/kioo linux/arm64=bin/linux-arm64/kioo
 	@echo "bin/kioo-image.tar holds $(IMAGE); load it with: ctr images import, docker load, or skopeo copy oci-archive:"
@@ -110,8 +125,8 @@ e2e: ## Install the chart into a kind cluster, and test it through pods (Linux, 
 .PHONY: chart
 chart: ## Write what comes of the chart: its README and deploy/
 	@$(HELM_DOCS) --chart-search-root charts --log-level warning
-	@GOBIN=$(CURDIR)/bin go install helm.sh/helm/v3/cmd/helm@v3.19.4
-	@hack/deploy.sh $(CURDIR)/bin/helm deploy
+	@hack/deploy.sh $(HELM) deploy
+	@hack/chart-digest.sh
 
 .PHONY: chart-digest
 chart-digest: ## Name the image in the chart by DIGEST, for a release; empty goes back to the tag

@@ -30,7 +30,7 @@ func helm(t *testing.T, kubeconfig string, args ...string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	version := regexp.MustCompile(`helm\.sh/helm/v3/cmd/helm@(\S+)`).FindSubmatch(makefile)
+	version := regexp.MustCompile(`helm\.sh/helm/v3/cmd/helm@(v[\d.]+)`).FindSubmatch(makefile)
 	if version == nil {
 		t.Fatal("the Makefile names no version of helm")
 	}

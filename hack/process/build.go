@@ -13,6 +13,13 @@ import (
 	"time"
 )
 
+// Installed tells whether Install would find a program without building it.
+func Installed(pkg, version string) bool {
+	name := path.Base(pkg)
+	dir, err := toolDir(name + "-" + version)
+	return err == nil && isFile(filepath.Join(dir, name))
+}
+
 // Install builds a Go program of a published module at a version and returns its file, as Once does.
 func Install(ctx context.Context, pkg, version string) (string, error) {
 	name := path.Base(pkg)
@@ -35,11 +42,10 @@ func Install(ctx context.Context, pkg, version string) (string, error) {
 // build puts it by its name into an empty directory. Of several processes that ask at the same time one builds and the
 // others wait.
 func Once(ctx context.Context, id, name string, build func(ctx context.Context, dir string) error) (string, error) {
-	cache, err := os.UserCacheDir()
+	dir, err := toolDir(id)
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "kioo-tools", id)
 	program := filepath.Join(dir, name)
 	if isFile(program) {
 		return program, nil
@@ -83,6 +89,14 @@ func Build(ctx context.Context, pkg, dir string) (string, error) {
 		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}
 	return program, nil
+}
+
+func toolDir(id string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(cache, "kioo-tools", id), nil
 }
 
 func isFile(name string) bool {
