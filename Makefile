@@ -33,6 +33,10 @@ HELM          ?= $(shell go run ./hack/tool helm.sh/helm/v3/cmd/helm@v3.19.4)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # gRPC without its pages for a browser, whose templates make the linker keep every method of every type: 6 MB.
 TAGS    := grpcnotrace
+# What a release is for, beside the image's linux-amd64 and linux-arm64.
+OTHERS  := darwin-amd64 darwin-arm64
+# When the commit was made.
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 1970-01-01T00:00:00Z)
 
 .PHONY: help
 help: ## List the targets
@@ -117,6 +121,12 @@ image: bin/linux-amd64/kioo bin/linux-arm64/kioo ## Write the container image fo
 	@go run ./hack/image -output bin/kioo-image.tar -name '$(IMAGE)' -version '$(VERSION)' -revision '$(REVISION)' \
 		linux/amd64=bin/linux-amd64/kioo linux/arm64=bin/linux-arm64/kioo
 	@echo "bin/kioo-image.tar holds $(IMAGE); load it with: ctr images import, docker load, or skopeo copy oci-archive:"
+
+.PHONY: release
+release: image $(OTHERS:%=bin/%/kioo) ## Write all that a release has to bin/release: binaries, SBOMs, image, chart, checksums
+	@rm -rf bin/release
+	@go run ./hack/release -output bin/release -version '$(VERSION)' -date '$(DATE)' -image bin/kioo-image.tar -helm $(HELM) \
+		$(foreach platform,linux-amd64 linux-arm64 $(OTHERS),$(subst -,/,$(platform))=bin/$(platform)/kioo)
 
 .PHONY: e2e
 e2e: ## Install the chart into a kind cluster, and test it through pods (Linux, Docker)
