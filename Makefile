@@ -22,9 +22,10 @@ BENCH      ?=
 # How long each fuzz target runs.
 FUZZTIME   ?= 10s
 
-# Tools are pinned, and built from the module proxy when first needed, once per user. Tests that
+# Tools are pinned, and built from the module proxy when first needed, once per user: golangci-lint takes minutes. Tests that
 # run helm read its version here. Renovate reads the comments.
-STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# renovate: github.com/golangci/golangci-lint/v2
+GOLANGCI_LINT ?= $(shell go run ./hack/tool github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0)
 # renovate: github.com/norwoodj/helm-docs
 HELM_DOCS     ?= $(shell go run ./hack/tool github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2)
 # renovate: helm.sh/helm/v3
@@ -81,12 +82,11 @@ attack: ## Run what bad actors try, and once more against Kioos that each lack t
 	@KIOO_ATTACK_CONTROLS=1 go test -count=1 -timeout 30m $(TESTFLAGS) ./hack/attack/...
 
 .PHONY: lint
-lint: check-generated ## Check format, vet, staticcheck, go.mod, the house rules, and what is generated
+lint: check-generated ## Check format, the rules of .golangci.yaml, go.mod, the house rules, and what is generated
 	@unformatted=$$(gofmt -l cmd hack pkg test); if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted; exit 1; fi
-	@go vet ./...
-	@$(STATICCHECK) ./...
+	@$(GOLANGCI_LINT) run ./...
 	@go mod tidy -diff
-	@cd test/e2e && go vet ./... && go mod tidy -diff
+	@cd test/e2e && $(GOLANGCI_LINT) run ./... && go mod tidy -diff
 	@go test ./hack/arch
 
 .PHONY: check-generated

@@ -25,7 +25,7 @@ var (
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, pattern := range []string{"*.md", "docs/*.md", "charts/kioo/*.md"} {
+	for _, pattern := range []string{"*.md", ".github/*.md", "docs/*.md", "charts/kioo/*.md"} {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			t.Fatal(err)
