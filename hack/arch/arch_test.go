@@ -57,7 +57,7 @@ var layers = map[string][]string{
 	"pkg/swarm/object":  {"pkg/discovery", "pkg/sleep", "pkg/swarm", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/swarm/session": {"pkg/access", "pkg/discovery", "pkg/flight", "pkg/peer", "pkg/reference", "pkg/swarm", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/peer":          {"pkg/access", "pkg/content", "pkg/door", "pkg/hedge", "pkg/httpclient", "pkg/httpserver", "pkg/reference", "pkg/swarm"},
-	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/swarm/object", "pkg/swarm/tracker", "pkg/upstream"},
+	"pkg/mirror":        {"pkg/access", "pkg/content", "pkg/discovery", "pkg/flight", "pkg/foreign", "pkg/hedge", "pkg/peer", "pkg/policy", "pkg/reference", "pkg/swarm/object", "pkg/swarm/tracker", "pkg/upstream"},
 	"pkg/registry":      {"pkg/access", "pkg/content", "pkg/httpserver", "pkg/mirror", "pkg/peer", "pkg/reference", "pkg/upstream"}, // Who asks, and loops.
 	"pkg/cluster":       {"pkg/discovery"},
 	"pkg/daemon":        {"pkg"},

@@ -52,12 +52,12 @@ func TestRace(t *testing.T) {
 				var mu sync.Mutex
 				var asked []time.Duration
 				var discarded []int
-				contexts := make([]context.Context, len(test.targets))
+				ended := make([]func() error, len(test.targets))
 				won, err := hedge.Race[int]{
 					Targets: len(test.targets), After: after, Most: test.most,
 					Ask: func(ctx context.Context, i int) (int, error) {
 						mu.Lock()
-						contexts[i] = ctx
+						ended[i] = ctx.Err
 						asked = append(asked, time.Since(began))
 						mu.Unlock()
 						return answer(ctx, test.targets[i], i)
@@ -83,13 +83,13 @@ func TestRace(t *testing.T) {
 				if err != nil || won.Target != test.wins || won.Value != test.wins {
 					t.Fatalf("%d, of %d, %v, want %d", won.Value, won.Target, err, test.wins)
 				}
-				for i, ctx := range contexts {
-					if ctx != nil && (ctx.Err() == nil) != (i == test.wins) {
-						t.Errorf("the context of %d is %v", i, ctx.Err())
+				for i, err := range ended {
+					if err != nil && (err() == nil) != (i == test.wins) {
+						t.Errorf("the context of %d is %v", i, err())
 					}
 				}
 				won.Cancel()
-				if contexts[test.wins].Err() == nil {
+				if ended[test.wins]() == nil {
 					t.Error("the winner's context does not end")
 				}
 			})
