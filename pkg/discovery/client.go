@@ -57,6 +57,7 @@ func (c *client) call(ctx context.Context, m Member, body []byte, timeout time.D
 	}
 	if c.host.Network().Connectedness(m.ID) != network.Connected {
 		if err := c.host.Connect(ctx, addrInfo(m)); err != nil {
+			c.drop(m.ID) // There is no connection whose end would do it.
 			return nil, fmt.Errorf("connect to %s: %w", m.ID, err)
 		}
 	}

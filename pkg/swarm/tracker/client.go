@@ -121,8 +121,8 @@ func (c *Client) Close() {
 }
 
 // Announce tells the tracker of a digest what this member wants or has, and gives its answer. The announce's Member
-// and Zone are filled in. While there is nothing to do but somebody else gets the blob, it waits, for some two seconds
-// at most. ErrSilent means to go on without a tracker.
+// and Zone are filled in. While there is nothing to do but somebody else gets the blob, it waits, for a second
+// or so. ErrSilent means to go on without a tracker.
 func (c *Client) Announce(ctx context.Context, key string, a swarm.Announce) (Answer, error) {
 	return c.ask(ctx, question{key: key, announce: a, wait: maxWait})
 }

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -125,6 +126,7 @@ func (b *Book) Plan(now time.Time, fleet Fleet) []Batch {
 	p := plan{book: b, fleet: fleet, now: now, batches: map[peer.ID]*Batch{}}
 	if b.scan {
 		b.scan = false
+		b.forget()
 		for k, it := range b.items {
 			// Of thousands of items few are incomplete, even when the members changed.
 			if it.gone || p.incomplete(it) {
@@ -146,6 +148,17 @@ func (b *Book) Plan(now time.Time, fleet Fleet) []Batch {
 		out = append(out, *batch)
 	}
 	return out
+}
+
+// forget drops the lives of members that have no word of ours, so that who comes and goes leaves nothing.
+func (b *Book) forget() {
+	told := make(map[peer.ID]bool, len(b.epochs))
+	for _, it := range b.items {
+		for _, t := range it.told {
+			told[t.who] = true
+		}
+	}
+	maps.DeleteFunc(b.epochs, func(id peer.ID, _ uint64) bool { return !told[id] })
 }
 
 // Done takes a batch back, with whether the member acknowledged it and which life of the member that was.

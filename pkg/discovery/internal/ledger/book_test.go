@@ -154,6 +154,27 @@ func TestBookAgainstWorld(t *testing.T) {
 	}
 }
 
+// TestBookForgets: members that come and go leave nothing behind.
+func TestBookForgets(t *testing.T) {
+	w := newWorld(3)
+	b := NewBook(refresh, ttl)
+	b.Set([]wire.Entry{{Key: key(1)}}, nil)
+	now := start
+	for i := range 100 {
+		w.settle(t, b, now)
+		w.stop(id(i))
+		w.start(id(i + 3))
+		now = now.Add(2 * ttl)
+		b.Rescan()
+	}
+	w.settle(t, b, now)
+	b.Rescan()
+	w.settle(t, b, now)
+	if n := len(b.epochs); n > 2*Replicas {
+		t.Errorf("knows the lives of %d members", n)
+	}
+}
+
 func TestBookRefreshes(t *testing.T) {
 	w := newWorld(5)
 	b := NewBook(refresh, ttl)
