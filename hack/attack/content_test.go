@@ -284,6 +284,7 @@ func (m *member) heard(t *testing.T) bool {
 func TestAttackEPromise(t *testing.T) { defended(t, promise) }
 
 func promise(t *testing.T, w *world) (reached []string) {
+	w.renew(t, w.Nodes[0].Program) // So that all that the cache holds is what is looked for.
 	for _, size := range []int64{cacheBytes / 2, cacheBytes * 3 / 4, cacheBytes - 1<<20, 10 * cacheBytes} {
 		img := w.push(t, w.public, w.fresh("held"), "v1", 40<<20, 20<<20, 100_000)
 		img.registry = "held.example.net" // Registries that are addresses are all one owner's, and pay for each other.

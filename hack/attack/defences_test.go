@@ -50,9 +50,9 @@ func whoMayRead() []control {
 		// What a member says of a repository is heard nowhere, so that openAge has no line that could be taken out.
 		off("I: a 401 opens nothing", openAgeVerified, answerFile, opens, "ok := a.Speaker == Registry"),
 		off("J: a word ends, for what it gave", expired, bookFile,
-			"return s.verdict == Open && now.Sub(s.at) < b.cfg.OpenFor", "return s.verdict == Open"),
+			"return s.verdict == Open && b.fresh(s, now)", "return s.verdict == Open"),
 		off("J: a word ends, for who asks", circle, bookFile,
-			"fresh := s.verdict != Unknown && now.Sub(s.at) < b.cfg.OpenFor", "fresh := s.verdict != Unknown"),
+			"fresh := b.fresh(s, now)", "fresh := s.verdict != Unknown"),
 		off("L: a registry has one name", otherNames, "pkg/reference/host.go", "if slices.Contains(hubNames, name) {", "if false {"),
 		off("M: who knows one password is asked for none", passwordLost, "pkg/registry/registry.go",
 			"x.relays = named.ByQuery || h.cfg.RelayPathForm != nil && h.cfg.RelayPathForm(named.Repository)", "x.relays = true"),
