@@ -37,7 +37,7 @@ var layers = map[string][]string{
 	"pkg/httpclient":    {},
 	"pkg/bound":         {},
 	"pkg/door":          {"pkg/bound"},
-	"pkg/httpserver":    {"pkg/bound"},
+	"pkg/httpserver":    {"pkg/bound", "pkg/sleep"},
 	"pkg/logging":       {},
 	"pkg/pattern":       {"pkg/reference"},
 	"pkg/reach":         {},

@@ -26,15 +26,7 @@ const (
 // helm runs the version of helm that the Makefile names, with a home of its own and no cluster but one that it is told.
 func helm(t *testing.T, kubeconfig string, args ...string) (string, error) {
 	t.Helper()
-	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	version := regexp.MustCompile(`helm\.sh/helm/v3/cmd/helm@(v[\d.]+)`).FindSubmatch(makefile)
-	if version == nil {
-		t.Fatal("the Makefile names no version of helm")
-	}
-	program, err := process.Install(context.Background(), "helm.sh/helm/v3/cmd/helm", string(version[1]))
+	program, err := process.InstallPinned(context.Background(), root, "helm.sh/helm/v3/cmd/helm")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -73,6 +74,19 @@ func Once(ctx context.Context, id, name string, build func(ctx context.Context, 
 		return "", err
 	}
 	return program, nil
+}
+
+// InstallPinned is Install with the version that the Makefile in a directory names: "path@v1.2.3".
+func InstallPinned(ctx context.Context, root, pkg string) (string, error) {
+	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	if err != nil {
+		return "", err
+	}
+	version := regexp.MustCompile(regexp.QuoteMeta(pkg) + `@(v[\d.]+)`).FindSubmatch(makefile)
+	if version == nil {
+		return "", fmt.Errorf("the Makefile names no version of %s", pkg)
+	}
+	return Install(ctx, pkg, string(version[1]))
 }
 
 // Build builds one of this module's programs, such as "./cmd/kioo", into dir and returns its file.

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -42,15 +41,8 @@ type built struct{ dir, helm string }
 func build(t *testing.T) built {
 	t.Helper()
 	b := built{dir: t.TempDir()}
-	makefile, err := os.ReadFile(filepath.Join(root, "Makefile"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pinned := regexp.MustCompile(`helm\.sh/helm/v3/cmd/helm@(v[\d.]+)`).FindSubmatch(makefile)
-	if pinned == nil {
-		t.Fatal("the Makefile names no version of helm")
-	}
-	if b.helm, err = process.Install(t.Context(), "helm.sh/helm/v3/cmd/helm", string(pinned[1])); err != nil {
+	var err error
+	if b.helm, err = process.InstallPinned(t.Context(), root, "helm.sh/helm/v3/cmd/helm"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(filepath.Join(b.dir, "src"), 0o700); err != nil {

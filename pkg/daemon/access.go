@@ -12,6 +12,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/atomicfile"
 	"github.com/kioo-dev/kioo/pkg/config"
 	"github.com/kioo-dev/kioo/pkg/reference"
+	"github.com/kioo-dev/kioo/pkg/sleep"
 )
 
 const (
@@ -92,16 +93,10 @@ func (d *Daemon) readClaims(ctx context.Context) error {
 	if d.runtime == nil {
 		return nil
 	}
-	tick := time.NewTicker(claimsInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			d.mirror.Local().Attribute(ctx)
-		}
+	for sleep.For(ctx, claimsInterval) == nil {
+		d.mirror.Local().Attribute(ctx)
 	}
+	return nil
 }
 
 func (d *Daemon) writeAccess() error {

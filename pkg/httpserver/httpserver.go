@@ -85,7 +85,7 @@ func (s *Server) Run(ctx context.Context, listeners ...net.Listener) error {
 		handlers.Add(1)
 		defer handlers.Done()
 		if c := connOfRequest(r); c != nil {
-			defer c.turn(r.Context())()
+			defer c.queue(r.Context())()
 		}
 		s.begin(w, r)
 		s.cfg.Handler.ServeHTTP(w, r)

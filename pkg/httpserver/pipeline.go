@@ -3,6 +3,8 @@ package httpserver
 import (
 	"context"
 	"time"
+
+	"github.com/kioo-dev/kioo/pkg/sleep"
 )
 
 const (
@@ -16,14 +18,13 @@ const (
 // pipeline tells clients that send requests without waiting for answers. HTTP/1.1 lets them (RFC 9112, section 9.3.2),
 // and no client of a registry does; but by it a few connections can have a server work for nobody, as fast as it can.
 type pipeline struct {
-	reads  int64 // By the end of the last request.
-	served bool
-	pause  time.Duration // Of the last request: 0 if it came when the client could have the answer to the one before.
+	reads int64         // By the end of the last request; none before the first.
+	pause time.Duration // Of the last request: 0 if it came when the client could have the answer to the one before.
 }
 
 // begin gives how long a request waits, of a connection that bytes were read from so often.
 func (p *pipeline) begin(reads int64) time.Duration {
-	if !p.served || reads != p.reads {
+	if reads != p.reads {
 		p.pause = 0
 	} else {
 		p.pause = min(max(longer*p.pause, firstPause), longestPause)
@@ -32,7 +33,7 @@ func (p *pipeline) begin(reads int64) time.Duration {
 }
 
 // end notes that a request was served.
-func (p *pipeline) end(reads int64) { p.reads, p.served = reads, true }
+func (p *pipeline) end(reads int64) { p.reads = reads }
 
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) {
@@ -43,20 +44,15 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// turn waits until it is a request's turn, and gives what is to be called at its end. Who waits holds up nobody. Of
-// clients that have proven who they are nothing is asked: what TLS reads ahead looks the same as what they send ahead.
-func (c *conn) turn(ctx context.Context) (end func()) {
+// queue has a request wait that was sent ahead, and gives what is to be called at its end. A request that waits holds up
+// nobody. Clients that have proven who they are never wait: what TLS reads ahead looks the same as what they send ahead.
+func (c *conn) queue(ctx context.Context) (end func()) {
 	if c.door.secured {
 		return func() {}
 	}
 	if pause := c.pipeline.begin(c.reads.Load()); pause > 0 {
 		c.door.doubt(c, true)
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
+		_ = sleep.For(ctx, pause) // The handler sees for itself that the client has left.
 		c.door.doubt(c, false)
 	}
 	return func() { c.pipeline.end(c.reads.Load()) }

@@ -186,15 +186,7 @@ func (m *Mirror) elsewhereThanUpstream(ctx context.Context, ref reference.Refere
 		}
 		dgst = tag.Target.Digest
 	}
-	if m.memory.Contains(dgst) {
-		return true
-	}
-	a, err := m.local.open(ctx, dgst)
-	if err != nil {
-		return false
-	}
-	a.Blob.Close()
-	return true
+	return m.keeps(ctx, dgst)
 }
 
 // question asks upstream whether the client may read, as nobody in particular and then as the client, until upstream

@@ -188,7 +188,7 @@ func (m *Mirror) Close() {
 	m.objects.Close()
 }
 
-// keeps tells whether other members get content here.
+// keeps tells whether content is held here, where other members are served from too.
 func (m *Mirror) keeps(ctx context.Context, dgst digest.Digest) bool {
 	if m.memory.Contains(dgst) {
 		return true

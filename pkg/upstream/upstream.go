@@ -213,9 +213,6 @@ func (c *Config) complete() error {
 	if c.Proxy == nil {
 		c.Proxy = http.ProxyFromEnvironment
 	}
-	if c.RedirectsFor == 0 || c.RedirectsFor > longestTarget {
-		c.RedirectsFor = longestTarget
-	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -238,9 +235,11 @@ func (c *Config) complete() error {
 		{"Retries.Base", &c.Retries.Base, 200 * time.Millisecond},
 		{"Retries.Max", &c.Retries.Max, 10 * time.Second},
 		{"Retries.Within", &c.Retries.Within, 15 * time.Second},
+		{"RedirectsFor", &c.RedirectsFor, longestTarget},
 	} {
 		errs = append(errs, orDefault(d.name, d.value, d.std))
 	}
+	c.RedirectsFor = min(c.RedirectsFor, longestTarget)
 	errs = append(errs,
 		orDefault("MaxConcurrent", &c.MaxConcurrent, 32),
 		orDefault("Retries.Attempts", &c.Retries.Attempts, 3),
