@@ -23,7 +23,7 @@ type scenario struct {
 	holder bool
 	// stagger is how much later each node starts than the one before.
 	stagger time.Duration
-	// victim is the node, from 1, that something happens to; 0 is none, and -1 whichever coordinates most.
+	// victim is the node, from 1, that something happens to; 0 is none, and -1 whichever is asked most as a tracker.
 	victim int
 	// slow is the victim's link in Mbit/s.
 	slow int64

@@ -91,9 +91,9 @@ type Label struct {
 	Digest     digest.Digest
 }
 
-// ClaimAll notes in which repositories' names the runtime has content that nobody saw come, all that it says at once:
+// Claim notes in which repositories' names the runtime has content that nobody saw come, all that it says at once:
 // a client that asks meanwhile must not find one claim without those that restrict it.
-func (b *Book) ClaimAll(claims map[reference.Repository][]digest.Digest, labels []Label) {
+func (b *Book) Claim(claims map[reference.Repository][]digest.Digest, labels []Label) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for repo, content := range claims {

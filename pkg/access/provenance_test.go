@@ -13,7 +13,7 @@ var evil = reference.Repository{Registry: "evil.example.net", Path: "app"}
 
 // claim notes that the runtime has some content in a repository's name.
 func claim(b *Book, repo reference.Repository, dgst digest.Digest) {
-	b.ClaimAll(map[reference.Repository][]digest.Digest{repo: {dgst}}, nil)
+	b.Claim(map[reference.Repository][]digest.Digest{repo: {dgst}}, nil)
 }
 
 // TestClaims says whose content is that the runtime has in somebody's name.
@@ -62,14 +62,14 @@ func TestClaims(t *testing.T) {
 		{"two open ones", Auto, func(b *Book) { claim(b, public, layer); claim(b, evil, layer); open(b, public, evil) }, public, true, true},
 		{"a label says more", Auto, func(b *Book) {
 			claim(b, evil, layer)
-			b.ClaimAll(nil, []Label{{private.Registry, private.Path, layer}})
+			b.Claim(nil, []Label{{private.Registry, private.Path, layer}})
 			open(b, evil)
 			refuse(b, private, nobody, realm)
 		}, evil, false, false},
 		{"a label says the same", Auto, func(b *Book) {
 			ported := reference.Repository{Registry: private.Registry + ":5000", Path: private.Path}
 			claim(b, ported, layer)
-			b.ClaimAll(nil, []Label{{private.Registry, private.Path, layer}})
+			b.Claim(nil, []Label{{private.Registry, private.Path, layer}})
 		}, reference.Repository{Registry: private.Registry + ":5000", Path: private.Path}, true, true},
 		{"more claims than are kept", Auto, func(b *Book) {
 			for i := range maxPlaces + 1 {

@@ -10,8 +10,8 @@ import (
 // Members is how many other members a fleet's daemon knows of.
 func (d *Daemon) Members() int { return len(d.fleet.discovery.Members()) }
 
-// Coordinates tells whether a daemon is the member closest to a blob.
-func (d *Daemon) Coordinates(dgst digest.Digest) bool {
+// Tracks tells whether a daemon is the member closest to a blob.
+func (d *Daemon) Tracks(dgst digest.Digest) bool {
 	nearest := d.fleet.discovery.Nearest(discovery.DigestKey(dgst), 1)
 	return len(nearest) > 0 && nearest[0].ID == d.fleet.discovery.Self().ID
 }

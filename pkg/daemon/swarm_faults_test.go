@@ -199,7 +199,7 @@ func TestSwarmSurvives(t *testing.T) {
 	}
 }
 
-// TestSwarmSurvivesDeaths has a member die half-way: one that only takes part, and the one that coordinates.
+// TestSwarmSurvivesDeaths has a member die half-way: one that only takes part, and the tracker.
 func TestSwarmSurvivesDeaths(t *testing.T) {
 	for _, tracker := range []bool{false, true} {
 		name := map[bool]string{false: "a member", true: "the tracker"}[tracker]
@@ -210,7 +210,7 @@ func TestSwarmSurvivesDeaths(t *testing.T) {
 			})
 			victim := -1
 			for i, m := range members {
-				if m.Coordinates(upstream.digest) == tracker {
+				if m.Tracks(upstream.digest) == tracker {
 					victim = i
 				}
 			}

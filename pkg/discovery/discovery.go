@@ -1,5 +1,5 @@
 // Package discovery owns who holds what: which members there are, what each of them holds, and which member
-// coordinates a key.
+// is closest to a key.
 //
 // Members meet over libp2p connections whose handshake is bound to the cluster key, and route by Kademlia. What a
 // member holds it announces, in batches, to the three members closest to each key, and it withdraws what is gone.

@@ -26,14 +26,14 @@ func TestAbandoned(t *testing.T) {
 				defer g.Close()
 				body := randomBody(1 << 20)
 				src := &origin{name: "a", body: body, gate: make(chan struct{})}
-				r, err := g.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+				r, err := g.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 				if err != nil {
 					t.Fatal(err)
 				}
 				r.Close()
 				time.Sleep(29 * time.Second)
 				if back {
-					if r, err = g.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src); err != nil {
+					if r, err = g.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -175,15 +175,15 @@ func New(cfg Config) *Group {
 	return g
 }
 
-// JoinApart boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
+// Join boards the blob's flight and starts it if there is none. The sources, at least one, are added to what the
 // flight can read from, each for when those before it have failed. The hint is what the caller has heard of the blob's
-// size. JoinApart returns when a source has said the size, and at the latest when ctx ends. The caller closes the
-// reader. ErrHeld means to look into the store again.
+// size. Join returns when a source has said the size, and at the latest when ctx ends. The caller closes the reader.
+// ErrHeld means to look into the store again.
 //
 // A flight has readers and sources of one scope alone, because a reader that boards it reads what all of its sources
 // give. The empty scope is of all that anybody may read. If the call starts the flight, the room that this takes is the
 // owner's, or nobody's in particular if that is empty.
-func (g *Group) JoinApart(
+func (g *Group) Join(
 	ctx context.Context, scope string, owner content.Owner, dgst digest.Digest, hint SizeHint, sources ...Source,
 ) (*Reader, error) {
 	for {

@@ -98,7 +98,7 @@ func TestManyReadersOneCopy(t *testing.T) {
 // copyTo reads a blob from off on as the mirror does: by flight, or from the store if it arrives meanwhile.
 func copyTo(ctx context.Context, f fixture, dgst digest.Digest, src flight.Source, w io.Writer, off int64) (int64, error) {
 	var blob content.Blob
-	blob, err := f.JoinApart(ctx, "", "", dgst, flight.SizeHint{}, src)
+	blob, err := f.Join(ctx, "", "", dgst, flight.SizeHint{}, src)
 	if errors.Is(err, flight.ErrHeld) {
 		blob, err = f.cache.Open(ctx, dgst)
 	}
@@ -143,7 +143,7 @@ func TestSizes(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			f := setup(t, nil)
 			body := randomBody(size)
-			r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.Hint(int64(size)), &origin{name: "a", body: body})
+			r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.Hint(int64(size)), &origin{name: "a", body: body})
 			if errors.Is(err, flight.ErrHeld) { // So fast it may be.
 				blob, got := eventuallyHeld(t, f.cache, digest.FromBytes(body)), new(bytes.Buffer)
 				if _, err := blob.CopyRange(t.Context(), got, 0, blob.Size()); err != nil || !bytes.Equal(got.Bytes(), body) {
@@ -174,7 +174,7 @@ func TestRangesAhead(t *testing.T) {
 	src := &origin{name: "a", body: body, gate: make(chan struct{})}
 	stop := make(chan struct{})
 	defer close(stop)
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestNoRangesMeansOneStream(t *testing.T) {
 	f := setup(t, nil)
 	body := randomBody(40 << 20)
 	src := &origin{name: "a", body: body, silent: true}
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestMismatchIsWithheldAndForgotten(t *testing.T) {
 	wrong := bytes.Clone(body)
 	wrong[5] ^= 1
 	gate := make(chan struct{}) // Until somebody is there to read it.
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, &origin{name: "liar", body: wrong, gate: gate})
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, &origin{name: "liar", body: wrong, gate: gate})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ func TestMismatchIsWithheldAndForgotten(t *testing.T) {
 		t.Errorf("the cache has it: %v", err)
 	}
 	gate = make(chan struct{})
-	r, err = f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, &origin{name: "liar", body: body, gate: gate})
+	r, err = f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, &origin{name: "liar", body: body, gate: gate})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestSources(t *testing.T) {
 			test.first.gate = make(chan struct{})
 			dgst := digest.FromBytes(body)
 			join := func(src flight.Source) ([]byte, error) {
-				r, err := f.JoinApart(t.Context(), "", "", dgst, flight.Hint(test.hint), src)
+				r, err := f.Join(t.Context(), "", "", dgst, flight.Hint(test.hint), src)
 				if err != nil {
 					return nil, err
 				}
@@ -348,12 +348,12 @@ func TestBounds(t *testing.T) {
 	f := setup(t, func(c *flight.Config) { c.Max = 1 })
 	a, b := randomBody(1<<20), randomBody(2<<20)
 	src := &origin{name: "a", body: a, gate: make(chan struct{})}
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(a), flight.SizeHint{}, src)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(a), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if _, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(b), flight.SizeHint{}, &origin{name: "b", body: b}); !errors.Is(err, flight.ErrBusy) {
+	if _, err := f.Join(t.Context(), "", "", digest.FromBytes(b), flight.SizeHint{}, &origin{name: "b", body: b}); !errors.Is(err, flight.ErrBusy) {
 		t.Errorf("second flight: %v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -368,7 +368,7 @@ func TestBounds(t *testing.T) {
 	if _, err := r.CopyRange(t.Context(), io.Discard, 0, r.Size()); !errors.Is(err, flight.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
-	if _, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(a), flight.SizeHint{}, src); !errors.Is(err, flight.ErrClosed) {
+	if _, err := f.Join(t.Context(), "", "", digest.FromBytes(a), flight.SizeHint{}, src); !errors.Is(err, flight.ErrClosed) {
 		t.Errorf("Join after Close: %v", err)
 	}
 }

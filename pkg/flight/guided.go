@@ -69,7 +69,7 @@ func (g *Guided) run() {
 // Digest gives the blob's digest.
 func (g *Guided) Digest() digest.Digest { return g.f.dgst }
 
-// Scope gives those that the flight is for, as JoinApart has it.
+// Scope gives those that the flight is for, as Join has it.
 func (g *Guided) Scope() string { return g.f.scope }
 
 // Sources gives what the flight can read from by itself. There may be more from one call to the next.

@@ -93,7 +93,7 @@ func TestGuided(t *testing.T) {
 		}
 		return nil
 	})
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestGuidanceEnds(t *testing.T) {
 func TestNowhere(t *testing.T) {
 	f, _ := guided(t, func(context.Context, *flight.Guided) error { return fmt.Errorf("%w: refused", flight.ErrNowhere) })
 	src := &origin{name: "upstream", body: []byte("body")}
-	if _, err := f.JoinApart(t.Context(), "", "", digest.FromString("body"), flight.SizeHint{}, src); !errors.Is(err, flight.ErrNowhere) {
+	if _, err := f.Join(t.Context(), "", "", digest.FromString("body"), flight.SizeHint{}, src); !errors.Is(err, flight.ErrNowhere) {
 		t.Errorf("joined: %v", err)
 	}
 	if _, opens := src.counted(); opens != 0 {
@@ -172,7 +172,7 @@ func TestCrowdWasWrong(t *testing.T) {
 	})
 	liar := &origin{name: "members", body: wrong, untrusted: true}
 	upstream := &origin{name: "upstream", body: body}
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +243,7 @@ func TestPart(t *testing.T) {
 	if _, err := f.Part("", dgst); !errors.Is(err, content.ErrNotFound) {
 		t.Errorf("before the flight: %v", err)
 	}
-	r, err := f.JoinApart(t.Context(), "", "", dgst, flight.SizeHint{}, &origin{name: "nothing"})
+	r, err := f.Join(t.Context(), "", "", dgst, flight.SizeHint{}, &origin{name: "nothing"})
 	if err != nil {
 		t.Fatal(err)
 	}

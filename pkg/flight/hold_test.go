@@ -32,7 +32,7 @@ func TestWrongBytesAreReplaced(t *testing.T) {
 			f := setup(t, nil)
 			liar := &origin{name: "members", body: wrong, untrusted: true, instead: test.instead}
 			second := &origin{name: "upstream", body: test.second}
-			r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, second)
+			r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,7 +54,7 @@ func TestWrongBytesFromTheLastSource(t *testing.T) {
 	wrong[7] ^= 1
 	liar := &origin{name: "members", body: wrong, untrusted: true}
 	upstream := &origin{name: "upstream", body: wrong}
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
 	var got []byte
 	if err == nil {
 		defer r.Close()
@@ -96,7 +96,7 @@ func TestHold(t *testing.T) {
 				var asking sync.WaitGroup
 				ask := func(off int64, told chan error) {
 					asking.Go(func() {
-						r, err := g.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+						r, err := g.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 						if err == nil {
 							err = r.Ready(t.Context(), off)
 							r.Close()
@@ -145,7 +145,7 @@ func TestLiesAboutSize(t *testing.T) {
 		upstream := &origin{name: "upstream", body: body}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
-		r, err := f.JoinApart(ctx, "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
+		r, err := f.Join(ctx, "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
 		if err != nil || r.Size() != int64(len(body)) {
 			t.Fatalf("%d bytes: first reader: %v", size, err)
 		}
@@ -186,7 +186,7 @@ func TestRejoinAfterTheLastReader(t *testing.T) {
 	body := randomBody(1 << 20)
 	src := &origin{name: "a", body: body}
 	for range 50 {
-		r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+		r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 		if errors.Is(err, flight.ErrHeld) {
 			return
 		}

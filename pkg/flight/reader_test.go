@@ -15,7 +15,7 @@ func TestSlowReaderHoldsNobodyUp(t *testing.T) {
 	f := setup(t, nil)
 	body := randomBody(4 << 20)
 	src := &origin{name: "a", body: body, gate: make(chan struct{})}
-	slow, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+	slow, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func TestSlowReaderHoldsNobodyUp(t *testing.T) {
 		_, err := slow.CopyRange(t.Context(), out, 0, slow.Size())
 		done <- errors.Join(err, out.Close())
 	}()
-	fast, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+	fast, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}

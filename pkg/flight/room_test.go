@@ -20,7 +20,7 @@ func TestFlightsAreShared(t *testing.T) {
 	hold := func(owner content.Owner, i int) error {
 		body := randomBody(100_000 + i)
 		src := &origin{name: fmt.Sprint(owner, i), body: body, gate: gate}
-		r, err := f.JoinApart(t.Context(), "", owner, digest.FromBytes(body), flight.SizeHint{}, src)
+		r, err := f.Join(t.Context(), "", owner, digest.FromBytes(body), flight.SizeHint{}, src)
 		if err == nil {
 			t.Cleanup(func() { r.Close() })
 		}
@@ -77,7 +77,7 @@ func TestAnnouncedSize(t *testing.T) {
 		// The source stands still after its first 64 KiB.
 		src := &origin{name: "evil", body: randomBody(mib), size: size, gate: make(chan struct{}, 1)}
 		src.gate <- struct{}{}
-		r, err := f.JoinApart(t.Context(), "", "evil.example", digest.FromString("x"), flight.SizeHint{}, src)
+		r, err := f.Join(t.Context(), "", "evil.example", digest.FromString("x"), flight.SizeHint{}, src)
 		switch {
 		case err == nil:
 			if err := r.Ready(t.Context(), 0); err != nil {

@@ -55,7 +55,7 @@ func TestWitnesses(t *testing.T) {
 				src.name, src.body = string(rune('a'+i)), test.body
 				sources = append(sources, src)
 			}
-			r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(test.body), flight.SizeHint{}, sources...)
+			r, err := f.Join(t.Context(), "", "", digest.FromBytes(test.body), flight.SizeHint{}, sources...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,14 +91,14 @@ func TestLateWitnesses(t *testing.T) {
 	})
 	gate := make(chan struct{})
 	first := &witness{origin: origin{name: "first", body: body, gate: gate}}
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, first)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, first)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
 	for _, when := range []string{"under way", "verified"} {
 		late := &witness{origin: origin{name: when, body: body}}
-		other, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, late)
+		other, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, late)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +161,7 @@ func TestGuidedWitnesses(t *testing.T) {
 		<-ctx.Done()
 		return nil
 	})
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, src)
 	if err != nil {
 		t.Fatal(err)
 	}

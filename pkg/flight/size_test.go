@@ -17,7 +17,7 @@ func TestHintIsHearsay(t *testing.T) {
 		for _, hint := range []int64{-1, 0, 7, 1 << 20, 1 << 50} {
 			f := setup(t, nil)
 			src := &origin{name: "a", body: body, untrusted: untrusted}
-			r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.Hint(hint), src)
+			r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.Hint(hint), src)
 			if err != nil {
 				t.Errorf("hint %d, untrusted: %v: %v", hint, untrusted, err)
 				continue
@@ -43,7 +43,7 @@ func TestReadersWithOtherHints(t *testing.T) {
 	results := make(chan error, 2)
 	for _, hint := range []int64{5 << 20, 1 << 20} {
 		go func() {
-			r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.Hint(hint), src)
+			r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.Hint(hint), src)
 			if err != nil {
 				results <- err
 				return
@@ -75,7 +75,7 @@ func TestWordOfUpstream(t *testing.T) {
 	gate := make(chan struct{}, 2)
 	liar := &origin{name: "members", body: wrong, untrusted: true, breaks: 64 << 10, gate: gate}
 	upstream := &origin{name: "upstream", body: body}
-	r, err := f.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
+	r, err := f.Join(t.Context(), "", "", digest.FromBytes(body), flight.SizeHint{}, liar, upstream)
 	if err != nil || r.Size() != int64(len(wrong)) {
 		t.Fatalf("%v, %v", r, err)
 	}
@@ -112,7 +112,7 @@ func TestRegistryOfAnother(t *testing.T) {
 		attacked := make(chan struct{})
 		go func() {
 			defer close(attacked)
-			if r, err := f.JoinApart(t.Context(), "", "", dgst, flight.SizeHint{}, wrong); err == nil {
+			if r, err := f.Join(t.Context(), "", "", dgst, flight.SizeHint{}, wrong); err == nil {
 				defer r.Close()
 				<-wrong.gate
 			}

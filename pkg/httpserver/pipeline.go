@@ -44,8 +44,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// queue has a request wait that was sent ahead, and gives what is to be called at its end. A request that waits holds up
-// nobody. Clients that have proven who they are never wait: what TLS reads ahead looks the same as what they send ahead.
+// queue has a request wait that was sent ahead, and gives what is to be called at its end. A request that waits holds
+// up nobody. Clients that have proven who they are never wait: what TLS reads ahead looks the same as what they send
+// ahead.
 func (c *conn) queue(ctx context.Context) (end func()) {
 	if c.door.secured {
 		return func() {}

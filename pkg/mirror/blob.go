@@ -54,7 +54,7 @@ func (m *Mirror) arriving(ctx context.Context, ref reference.Reference, resumed 
 	if err != nil {
 		return nil, err
 	}
-	reader, err := m.cfg.Flights.JoinApart(joining, r.grant.Scope(), content.OwnerOf(ref.Registry), ref.Digest, flight.Hint(size), ways.sources...)
+	reader, err := m.cfg.Flights.Join(joining, r.grant.Scope(), content.OwnerOf(ref.Registry), ref.Digest, flight.Hint(size), ways.sources...)
 	switch {
 	case err == nil:
 		return &Answer{Blob: &watched{Arriving: reader, m: m, ref: ref, deadline: deadline}, Descriptor: describe(ref, reader)}, nil

@@ -114,7 +114,7 @@ func (l *Local) attribute(ctx context.Context, c Catalogue) {
 			}
 		}
 	}
-	l.Access.ClaimAll(named, labels)
+	l.Access.Claim(named, labels)
 }
 
 // tree gives a held manifest and all that it consists of, as far as that is held.

@@ -215,7 +215,7 @@ func TestWrongBytesFromAMember(t *testing.T) {
 			Held:   func(digest.Digest) bool { return false },
 		})
 		var got bytes.Buffer
-		r, err := g.JoinApart(t.Context(), "", "", ref.Digest, flight.SizeHint{}, members.Source(ref, access.Ungoverned(ref.Repository)))
+		r, err := g.Join(t.Context(), "", "", ref.Digest, flight.SizeHint{}, members.Source(ref, access.Ungoverned(ref.Repository)))
 		if err == nil {
 			_, err = r.CopyRange(t.Context(), &got, 0, r.Size())
 			r.Close()

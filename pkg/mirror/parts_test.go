@@ -68,7 +68,7 @@ func TestPartsOfOthers(t *testing.T) {
 			m, flights := newGuarded(t, mirror.Config{Access: book})
 			defer m.Close()
 			defer flights.Close()
-			reader, err := flights.JoinApart(t.Context(), test.scope, "", ref.Digest, flight.SizeHint{}, &halting{})
+			reader, err := flights.Join(t.Context(), test.scope, "", ref.Digest, flight.SizeHint{}, &halting{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -186,7 +186,7 @@ func (m *Mirror) sharedFor(ref reference.Reference, rule policy.TagRule) time.Du
 	return within
 }
 
-// byTracker is the author of what was agreed on: the member that coordinates the tag says that another one heard it.
+// byTracker is the author of what was agreed on: the tag's tracker says that another member heard it.
 const byTracker = "tracker"
 
 // confirm asks upstream what a tag means now. What is known is asked for with HEAD, which costs no pull where pulls

@@ -111,8 +111,8 @@ func TestAloneAsBefore(t *testing.T) {
 	})
 }
 
-// coordinates gives the member closest to a tag.
-func coordinates(fleet []*resident, tag string) *resident {
+// trackerOf gives the member closest to a tag.
+func trackerOf(fleet []*resident, tag string) *resident {
 	name := reference.Reference{Repository: ref.Repository, Tag: tag}.String()
 	closest := fleet[0].disc.Nearest(discovery.TagKey(name), 1)[0].ID
 	return fleet[slices.IndexFunc(fleet, func(m *resident) bool { return m.disc.Self().ID == closest })]
@@ -137,7 +137,7 @@ func TestMembersFail(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			o := newOrigin(t)
 			fleet := newFleet(t, 6, o, nil)
-			c := coordinates(fleet, "v1")
+			c := trackerOf(fleet, "v1")
 			if test.before != nil {
 				test.before(c)
 			}
@@ -227,8 +227,8 @@ func (unheard) AnnounceSmall(context.Context, string, tracker.Small) (tracker.An
 	return tracker.Answer{}, tracker.ErrSilent
 }
 
-// TestNobodyCoordinates has a fleet in which nobody is heard: all go on as without a swarm.
-func TestNobodyCoordinates(t *testing.T) {
+// TestNoTracker has a fleet in which nobody is heard: all go on as without a swarm.
+func TestNoTracker(t *testing.T) {
 	o := newOrigin(t)
 	fleet := newFleet(t, 2, o, func(c *mirror.Config) { c.Tracker = unheard{} })
 	took := together(t, fleet, func(ctx context.Context, m *resident) error { return m.pull(ctx, o, "v1") })

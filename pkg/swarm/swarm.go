@@ -1,11 +1,11 @@
 // Package swarm decides how one blob spreads over the members of a cluster, so that upstream sends it about once and
 // every member has it about as soon as its link allows.
 //
-// It owns the pieces of a blob, the tracker that a blob's tracker keeps, the download of one member (what to ask
-// of whom next, whom to tell what), and the choice of whom to upload to. All of it is pure: events in, actions out.
-// There is no I/O, no goroutine, no lock and no clock here; the time and the source of randomness are passed in, and
-// the same code runs in the daemon and in the simulator. Who is a member, what bytes are right and how they travel is
-// for others.
+// It owns the pieces of a blob, what its tracker knows of it and says to whom (Tracker), the download of one member
+// (what to ask of whom next, whom to tell what), and the choice of whom to upload to. All of it is pure: events in,
+// actions out. There is no I/O, no goroutine, no lock and no clock here; the time and the source of randomness are
+// passed in, and the same code runs in the daemon and in the simulator. Who is a member, what bytes are right and how
+// they travel is for others.
 package swarm
 
 import "time"

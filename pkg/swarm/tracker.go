@@ -22,9 +22,9 @@ type TrackerConfig struct {
 	Patience time.Duration
 }
 
-// Tracker is what a tracker keeps of all blobs that it tracks. It is only memory: one that starts afresh knows
-// within a second, from the next announcements, what the last one knew, and leaves to members what they are reading. It
-// is not safe for concurrent use.
+// Tracker is what one member knows of all blobs that it is the tracker of. It is only memory: one that starts afresh
+// knows within a second, from the next announcements, what the last one knew, and leaves to members what they are
+// reading. It is not safe for concurrent use.
 type Tracker struct {
 	cfg     TrackerConfig
 	blobs   map[string]*blob   // By what Group gives.

@@ -1,7 +1,7 @@
 // Package evilmember is one member that was taken over: it has the cluster's key, takes part in discovery as every
 // member does, and lies to the others as it is told.
 //
-// It announces what it does not have, answers for tags, content and pieces with whatever it likes, coordinates in its
+// It announces what it does not have, answers for tags, content and pieces with whatever it likes, is a tracker in its
 // own interest, and sends others any message. What it does is a value, Lies, set over HTTP below Control. That a lie
 // is of use to somebody is for the attacks to show.
 package evilmember

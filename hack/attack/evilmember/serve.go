@@ -29,7 +29,7 @@ func (m *Member) serve(w http.ResponseWriter, r *http.Request) {
 	m.note(r)
 	switch {
 	case r.URL.Path == tracker.Path:
-		m.coordinate(w, r)
+		m.track(w, r)
 	case strings.HasPrefix(r.URL.Path, session.Path):
 		m.have(w, r)
 	default:
@@ -37,8 +37,8 @@ func (m *Member) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// coordinate answers announces with what the lies have, and else honestly.
-func (m *Member) coordinate(w http.ResponseWriter, r *http.Request) {
+// track answers announces with what the lies have, and else honestly.
+func (m *Member) track(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxMessage))
 	if err != nil {
 		return // Whoever asked has left.

@@ -84,7 +84,7 @@ func TestNeighboursThatLie(t *testing.T) {
 				}
 			})
 			g := group(t, x)
-			r, err := g.JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.Hint(size), &app{source{body: body}})
+			r, err := g.Join(t.Context(), "", "", digest.FromBytes(body), flight.Hint(size), &app{source{body: body}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -188,7 +188,7 @@ func moves(t *testing.T, start int64) {
 	}}
 	x := newSessions(t, func(c *Config) { c.Announcer = o })
 	src := &source{body: body}
-	r, err := group(t, x).JoinApart(t.Context(), "", "", digest.FromBytes(body), flight.Hint(20<<20), src)
+	r, err := group(t, x).Join(t.Context(), "", "", digest.FromBytes(body), flight.Hint(20<<20), src)
 	if err != nil || r.Size() != int64(len(body)) {
 		t.Fatalf("%v, %v", r, err)
 	}

@@ -34,7 +34,7 @@ func TestNothingToRead(t *testing.T) {
 				g := group(t, newSessions(t, func(c *Config) { c.Announcer, c.Peers = o, newPeers(t) }))
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
-				r, err := g.JoinApart(ctx, "", "", digest.FromBytes(body), flight.SizeHint{}, &app{source{body: body}})
+				r, err := g.Join(ctx, "", "", digest.FromBytes(body), flight.SizeHint{}, &app{source{body: body}})
 				if err != nil {
 					t.Fatal(err)
 				}

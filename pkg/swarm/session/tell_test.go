@@ -131,7 +131,7 @@ func group(t *testing.T, x *Sessions) *flight.Group {
 
 func pull(t *testing.T, g *flight.Group, dgst digest.Digest, src flight.Source) error {
 	t.Helper()
-	r, err := g.JoinApart(t.Context(), "", "", dgst, flight.SizeHint{}, src)
+	r, err := g.Join(t.Context(), "", "", dgst, flight.SizeHint{}, src)
 	if err != nil {
 		return err
 	}
@@ -175,8 +175,8 @@ func TestAloneWithHolder(t *testing.T) {
 	}
 }
 
-// TestNobodyCoordinates has no tracker: the flight goes on as it does without a swarm.
-func TestNobodyCoordinates(t *testing.T) {
+// TestNoTracker has no tracker: the flight goes on as it does without a swarm.
+func TestNoTracker(t *testing.T) {
 	body := make([]byte, 5<<20)
 	x := newSessions(t, func(*Config) {})
 	if err := pull(t, group(t, x), digest.FromBytes(body), &source{body: body}); err != nil {

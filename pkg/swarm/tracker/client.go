@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// ErrSilent says that no member that could coordinate answered in time.
+// ErrSilent says that no member that could be the tracker answered in time.
 var ErrSilent = errors.New("no tracker answers")
 
 const (

@@ -11,8 +11,8 @@ import (
 	"github.com/kioo-dev/kioo/pkg/swarm"
 )
 
-// Whoever has the cluster's key can announce, and can coordinate. So all that members say is checked before anything is
-// done with it: what no member can mean ends the conversation, and has an effect on nobody else's.
+// Whoever has the cluster's key can announce, and can be a tracker. So all that members say is checked before anything
+// is done with it: what no member can mean ends the conversation, and has an effect on nobody else's.
 
 const (
 	// maxPartners bounds how many members one exchanges pieces with. They are some twenty.

@@ -16,7 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// place gives the key that decides who coordinates something: of a digest, or of a tag's full name.
+// place gives the key that decides who is the tracker of something: of a digest, or of a tag's full name.
 func place(key string) discovery.Key {
 	if isTag(key) {
 		return discovery.TagKey(key)
@@ -29,7 +29,7 @@ func place(key string) discovery.Key {
 const apart = "@"
 
 // Apart gives the key of something for members of one scope alone: they share nothing with others, which may not have
-// what they have. The empty scope is everybody's. Who coordinates a blob does so for all scopes.
+// what they have. The empty scope is everybody's. A blob has one tracker for all scopes.
 func Apart(key, scope string) string {
 	if scope == "" {
 		return key

@@ -43,7 +43,7 @@ func newClientMetrics(reg prometheus.Registerer) *clientMetrics {
 	return &clientMetrics{
 		announces: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "kioo_announces_total",
-			Help: "Announces of this member, by how they were answered: self (it coordinates the key itself), peer, none.",
+			Help: "Announces of this member, by how they were answered: self (it is the tracker itself), peer, none.",
 		}, []string{"result"}),
 		hedges:    counter("kioo_announce_hedges_total", "Announces repeated to the next-closest member because the closest was silent."),
 		redirects: counter("kioo_announce_redirects_total", "Redirects to closer members that announces followed."),

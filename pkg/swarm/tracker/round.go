@@ -15,7 +15,7 @@ import (
 	"github.com/kioo-dev/kioo/pkg/swarm"
 )
 
-// round is one announce on its way to whoever coordinates. It belongs to one goroutine.
+// round is one announce on its way to its tracker. It belongs to one goroutine.
 type round struct {
 	client   *Client
 	question question

@@ -62,7 +62,7 @@ type ServiceConfig struct {
 	Registerer prometheus.Registerer
 }
 
-// Service coordinates what lies closest to this member. It is safe for concurrent use.
+// Service is the tracker of what lies closest to this member. It is safe for concurrent use.
 type Service struct {
 	cfg     ServiceConfig
 	metrics *serviceMetrics
@@ -92,7 +92,7 @@ type watch struct {
 	version uint64
 }
 
-// NewService makes a service that coordinates nothing yet.
+// NewService makes a service that knows of nothing yet.
 func NewService(cfg ServiceConfig) (*Service, error) {
 	if cfg.Waiting == 0 {
 		cfg.Waiting = 1024

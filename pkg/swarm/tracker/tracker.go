@@ -1,5 +1,5 @@
-// Package tracker lets members announce what they want or have to the member that coordinates it, and be told what
-// to do next.
+// Package tracker lets members announce what they want or have to its tracker, the member that is closest to it, and
+// be told what to do next.
 //
 // It owns both ends of the announce: the service that a blob's tracker runs, with its long polls, redirects and
 // what tags were heard to mean a moment ago, and the client that finds the tracker, tries the next-closest member

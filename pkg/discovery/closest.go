@@ -22,7 +22,7 @@ func (d *Discovery) Closer(key Key, n int, exclude []peer.ID) []Member {
 	return d.table.Closer(key.Place(), n, exclude)
 }
 
-// Holders gives who holds a key for a member that coordinates it: by the records kept here, this member's own
+// Holders gives who holds a key for the tracker of it: by the records kept here, this member's own
 // included. One that joined just now may not have all of them yet; with search, it asks others if it has none. An error
 // means that ctx ended.
 func (d *Discovery) Holders(ctx context.Context, key Key, search bool) ([]Member, error) {
